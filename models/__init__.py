@@ -1,0 +1,1 @@
+"""The methods themselves, in plain torch and numpy: no Dagster, no Lance."""

@@ -1,0 +1,1 @@
+"""The top floor: definitions, partitions, automation, profiles, the `orchard` command, reports."""

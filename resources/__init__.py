@@ -1,0 +1,1 @@
+"""What the stages stand on: the lake, photographs on disk, weights, compute."""
