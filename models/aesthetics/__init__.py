@@ -1,0 +1,1 @@
+"""Scores that decide which photographs are good enough to train on."""

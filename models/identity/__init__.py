@@ -1,0 +1,1 @@
+"""Identity embeddings of faces."""
