@@ -1,0 +1,11 @@
+"""The lake: Lance tables under one URI, the only truth about every row of every stage.
+
+`table.py` reads and writes rows, `commit.py` is the only code that commits a column group,
+`ingest.py` brings photographs in, `checkpoints.py` and `artifacts.py` keep what is trained.
+"""
+
+from resources.lake.lake import Lake, LakeError
+from resources.lake.schema import Column, Status
+from resources.lake.table import LakeTable, Snapshot
+
+__all__ = ["Column", "Lake", "LakeError", "LakeTable", "Snapshot", "Status"]

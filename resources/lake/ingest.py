@@ -1,0 +1,308 @@
+"""Bring photographs into the lake: new ones appended, changed ones replaced, broken ones quarantined.
+
+Idempotent: ingesting the same tree twice changes nothing. A file is read again only when its size or
+modification time differs from what was recorded; whether it *changed* is decided by its SHA-256.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from resources.lake.consent import Consent
+from resources.lake.digest import digest_bytes, quarantine_digest
+from resources.lake.errors import LakeError
+from resources.lake.lake import Lake
+from resources.lake.pairs import shard_name
+from resources.lake.schema import FACES_SCHEMA, FACES_STAGE, Status, state_column
+from resources.photos.decoding import DecodeLimits, inspect_photo
+from resources.photos.layouts import FoundPhoto, detect_layout, scan
+from resources.photos.reasons import Reason, RowError
+
+DEFAULT_SHARD_SIZE = 4096
+BYTES_PER_APPEND = 256 * 1024 * 1024
+"""Photographs are appended in pieces of at most this many bytes, so that memory stays bounded."""
+
+SHARD_PREFIX = "shard"
+INGEST_CODE_VERSION = "1"
+
+
+@dataclass
+class IngestReport:
+    """What one ingest found and did. Every candidate file is in exactly one of the counts."""
+
+    layout: str = ""
+    layout_reason: str = ""
+    added: int = 0
+    replaced: int = 0
+    unchanged: int = 0
+    quarantined: Counter[str] = field(default_factory=Counter)
+    conflicts: list[str] = field(default_factory=list)
+    removed: list[str] = field(default_factory=list)
+    pruned: int = 0
+    shards: list[str] = field(default_factory=list)
+
+    def as_json(self) -> dict[str, Any]:
+        """The report as plain values."""
+        return {
+            "layout": self.layout,
+            "added": self.added,
+            "replaced": self.replaced,
+            "unchanged": self.unchanged,
+            "quarantined": dict(sorted(self.quarantined.items())),
+            "conflicts": self.conflicts,
+            "removed": self.removed,
+            "pruned": self.pruned,
+            "shards": self.shards,
+        }
+
+
+@dataclass(frozen=True)
+class _Known:
+    source: str
+    size: int
+    mtime_ns: int
+    sha256: str | None
+    consent: str
+    shard: str
+
+
+def ingest(
+    lake: Lake,
+    root: Path,
+    *,
+    layout: str = "auto",
+    shard_size: int = DEFAULT_SHARD_SIZE,
+    consent: Consent | None = None,
+    prune: bool = False,
+    limits: DecodeLimits | None = None,
+    on_photo: Callable[[FoundPhoto], None] | None = None,
+) -> IngestReport:
+    """Make the lake hold the photographs under `root`.
+
+    `consent` is recorded with new rows (None means `unknown`) and, when given, updates known ones.
+    Files that were ingested from `root` before and are gone now are reported, and deleted from the lake
+    only with `prune`.
+
+    Raises LakeError when `root` is not a folder or another ingest is running on this lake.
+    """
+    root = root.expanduser().resolve()
+    if not root.is_dir():
+        raise LakeError(f"{root} is not a folder; give the folder that holds the photographs")
+    if shard_size < 1:
+        raise LakeError(f"shard size {shard_size} must be at least 1")
+    limits = limits or DecodeLimits()
+    report = IngestReport()
+    if layout == "auto":
+        report.layout, report.layout_reason = detect_layout(root)
+    else:
+        report.layout, report.layout_reason = layout, "named by the caller"
+    with _one_ingest_at_a_time(lake):
+        known = _known_rows(lake)
+        writer = _ShardWriter(lake, shard_size, report)
+        replaced: dict[str, list[dict[str, Any]]] = {}
+        seen: set[str] = set()
+        for photo in scan(root, report.layout):
+            if on_photo is not None:
+                on_photo(photo)
+            seen.add(photo.image_id)
+            old = known.get(photo.image_id)
+            source = photo.path.as_posix()
+            if old is not None and old.source != source and Path(old.source).exists():
+                report.conflicts.append(f"{source}: the id {photo.image_id} belongs to {old.source}")
+                continue
+            if old is not None and _is_untouched(photo, old, source, consent):
+                report.unchanged += 1
+                continue
+            row = _inspect(photo, limits, consent or (Consent(old.consent) if old else Consent.UNKNOWN))
+            if old is None:
+                writer.add(row)
+            elif _same_row(row, old):
+                report.unchanged += 1
+                continue
+            else:
+                replaced.setdefault(old.shard, []).append({**row, "shard": old.shard})
+                report.replaced += 1
+            if row[state_column(FACES_STAGE)]["status"] == Status.QUARANTINED:
+                report.quarantined[row[state_column(FACES_STAGE)]["reason"]] += 1
+        writer.flush()
+        for shard, rows in sorted(replaced.items()):
+            lake.faces.replace(pa.Table.from_pylist(rows, schema=FACES_SCHEMA))
+            report.shards.append(shard)
+        prefix = root.as_posix().rstrip("/") + "/"
+        report.removed = sorted(
+            image_id
+            for image_id, row in known.items()
+            if image_id not in seen and row.source.startswith(prefix) and not Path(row.source).exists()
+        )
+        if prune and report.removed:
+            lake.faces.delete(report.removed)
+            report.pruned = len(report.removed)
+    report.shards = sorted(set(report.shards))
+    return report
+
+
+def refresh_shard(lake: Lake, shard: str, limits: DecodeLimits | None = None) -> IngestReport:
+    """Look at the source files of one shard's rows again and replace those whose bytes changed.
+
+    Source files that are gone are reported and their rows kept.
+    """
+    report = IngestReport(layout="refresh", layout_reason=f"the source files of {shard}")
+    names = ["image_id", "identity", "source"]
+    rows = lake.faces.snapshot().scan(names, shard=shard).select(names).to_pylist()
+    with _one_ingest_at_a_time(lake):
+        known = _known_rows(lake)
+        replaced = []
+        for row in rows:
+            path = Path(row["source"])
+            if not path.exists():
+                report.removed.append(row["image_id"])
+                continue
+            old = known[row["image_id"]]
+            photo = FoundPhoto(
+                path=path,
+                relative=path.name,
+                identity=row["identity"],
+                stem=path.stem,
+                image_id=row["image_id"],
+                problem=None,
+            )
+            if _is_untouched(photo, old, row["source"], None):
+                report.unchanged += 1
+                continue
+            fresh = _inspect(photo, limits or DecodeLimits(), Consent(old.consent))
+            if _same_row(fresh, old):
+                report.unchanged += 1
+                continue
+            replaced.append({**fresh, "shard": shard})
+            report.replaced += 1
+        lake.faces.replace(pa.Table.from_pylist(replaced, schema=FACES_SCHEMA))
+    return report
+
+
+class _ShardWriter:
+    """Appends new rows, filling the last shard before opening another; shards never change place."""
+
+    def __init__(self, lake: Lake, shard_size: int, report: IngestReport) -> None:
+        self.lake, self.shard_size, self.report = lake, shard_size, report
+        shards = lake.faces.snapshot().dataset.to_table(columns=["shard"])["shard"]
+        counts = {item["values"]: item["counts"] for item in pc.value_counts(shards).to_pylist()}
+        self.index = max((int(name.rsplit("-", 1)[1]) for name in counts), default=0)
+        self.used = counts.get(shard_name(SHARD_PREFIX, self.index), 0)
+        self.rows: list[dict[str, Any]] = []
+        self.bytes = 0
+
+    def add(self, row: dict[str, Any]) -> None:
+        if self.used >= self.shard_size:
+            self.flush()
+            self.index, self.used = self.index + 1, 0
+        self.rows.append({**row, "shard": shard_name(SHARD_PREFIX, self.index)})
+        self.used += 1
+        self.bytes += len(row["image"] or b"")
+        self.report.added += 1
+        if self.bytes >= BYTES_PER_APPEND:
+            self.flush()
+
+    def flush(self) -> None:
+        if self.rows:
+            self.report.shards.append(self.rows[0]["shard"])
+            self.lake.faces.append(pa.Table.from_pylist(self.rows, schema=FACES_SCHEMA))
+        self.rows, self.bytes = [], 0
+
+
+def _inspect(photo: FoundPhoto, limits: DecodeLimits, consent: Consent) -> dict[str, Any]:
+    """The row of one file: facts and bytes when it is sound, a reason when it is not."""
+    row: dict[str, Any] = {
+        "image_id": photo.image_id,
+        "identity": photo.identity,
+        "source": photo.path.as_posix(),
+        "consent": consent.value,
+    }
+    try:
+        stat = photo.path.stat()
+        row |= {"source_size": stat.st_size, "source_mtime_ns": stat.st_mtime_ns}
+        if photo.problem is not None:
+            raise RowError(photo.problem, f"{photo.path} maps to an image id that another file holds")
+        if stat.st_size > limits.max_bytes:
+            raise RowError(Reason.TOO_LARGE, f"{stat.st_size} bytes, the limit is {limits.max_bytes}")
+        data = photo.path.read_bytes()
+        facts = inspect_photo(data, limits)
+    except RowError as error:
+        return row | _quarantined(error.reason, error.detail)
+    except OSError as error:
+        return row | _quarantined(Reason.UNREADABLE, str(error))
+    row |= {
+        "image": data,
+        "image_sha256": facts.sha256,
+        "width": facts.width,
+        "height": facts.height,
+        "orientation": facts.orientation,
+    }
+    digest = digest_bytes(facts.sha256.encode())
+    row[state_column(FACES_STAGE)] = _state(digest, Status.OK, None, None)
+    return row
+
+
+def _quarantined(reason: Reason, detail: str) -> dict[str, Any]:
+    state = _state(quarantine_digest(reason.value), Status.QUARANTINED, reason.value, detail)
+    return {state_column(FACES_STAGE): state, "image": None, "image_sha256": None}
+
+
+def _state(digest: bytes, status: Status, reason: str | None, detail: str | None) -> dict[str, Any]:
+    return {
+        "fingerprint": digest,
+        "digest": digest,
+        "status": status.value,
+        "reason": reason,
+        "detail": detail,
+        "attempt": 1,
+        "code_version": INGEST_CODE_VERSION,
+    }
+
+
+def _is_untouched(photo: FoundPhoto, old: _Known, source: str, consent: Consent | None) -> bool:
+    try:
+        stat = photo.path.stat()
+    except OSError:
+        return False
+    same_file = (stat.st_size, stat.st_mtime_ns, source) == (old.size, old.mtime_ns, old.source)
+    return same_file and (consent is None or consent.value == old.consent)
+
+
+def _same_row(row: dict[str, Any], old: _Known) -> bool:
+    same_bytes = row["image_sha256"] is not None and row["image_sha256"] == old.sha256
+    return same_bytes and row["source"] == old.source and row["consent"] == old.consent
+
+
+def _known_rows(lake: Lake) -> dict[str, _Known]:
+    names = ["image_id", "source", "source_size", "source_mtime_ns", "image_sha256", "consent", "shard"]
+    table = lake.faces.snapshot().dataset.to_table(columns=names)
+    columns: Sequence[list[Any]] = [table[name].to_pylist() for name in names]
+    return {
+        image_id: _Known(source, size or -1, mtime or -1, sha256, consent, shard)
+        for image_id, source, size, mtime, sha256, consent, shard in zip(*columns, strict=True)
+    }
+
+
+@contextlib.contextmanager
+def _one_ingest_at_a_time(lake: Lake) -> Iterator[None]:
+    """Hold the ingest lock of a local lake: two ingests could append one photograph twice."""
+    if not lake.is_local:
+        yield
+        return
+    with (Path(lake.uri) / "ingest.lock").open("w") as handle:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise LakeError(
+                f"another ingest is running on {lake.uri}; wait for it to end, then run this again"
+            ) from error
+        yield

@@ -1,0 +1,149 @@
+"""The lake under one URI: its tables, its checkpoint store, and the register of finished artifacts."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+
+from resources.lake import schema
+from resources.lake.errors import LakeError
+from resources.lake.table import LakeTable
+
+__all__ = ["Artifact", "Lake", "LakeError"]
+
+
+@dataclass(frozen=True)
+class Artifact:
+    """One finished artifact: a release, a checkpoint or an evaluation.
+
+    `fingerprint` says what it was made from, `digest` what it is; `location` is relative to the lake.
+    """
+
+    stage: str
+    fingerprint: bytes
+    digest: bytes
+    code_version: str
+    location: str | None = None
+    metadata: Mapping[str, Any] = field(default_factory=dict)
+    recipe: str = "default"
+
+
+@dataclass(frozen=True)
+class Lake:
+    """All tables under `uri`. Holds no open file: every read pins a version of its own."""
+
+    uri: str
+    storage_options: tuple[tuple[str, str], ...] = ()
+
+    @classmethod
+    def open(cls, uri: str | Path, *, create: bool = False) -> Lake:
+        """Open the lake at a path or URI.
+
+        Raises LakeError when there is none and `create` is False.
+        """
+        text = str(uri)
+        lake = cls(text if "://" in text else str(Path(text).expanduser().resolve()))
+        if create:
+            lake._create()
+        elif not lake.faces.exists():
+            raise LakeError(
+                f"no lake at {lake.uri}. Make one with `orchard ingest PATH --lake {text}`, "
+                "or name another with --lake or ORCHARD_LAKE."
+            )
+        return lake
+
+    def _create(self) -> None:
+        if self.is_local:
+            Path(self.uri).mkdir(parents=True, exist_ok=True)
+        self.faces.create(schema.FACES_SCHEMA)
+        self.swap_pairs.create(schema.SWAP_PAIRS_SCHEMA)
+        self.triplets.create(schema.TRIPLETS_SCHEMA)
+        self.swaps.create(schema.SWAPS_SCHEMA)
+        self.artifacts.create(schema.ARTIFACTS_SCHEMA)
+        self.evaluations.create(schema.EVALUATIONS_SCHEMA)
+
+    @property
+    def is_local(self) -> bool:
+        """Whether the lake is a folder of this machine."""
+        return "://" not in self.uri
+
+    def table(self, name: str) -> LakeTable:
+        """The table with this name ("faces", "triplets", "swaps", ...)."""
+        key = {"faces": "image_id", "artifacts": "stage", "evaluations": "evaluation"}.get(name, "pair_id")
+        return LakeTable(f"{self.uri}/{name}.lance", key, self.storage_options)
+
+    @property
+    def faces(self) -> LakeTable:
+        """One row per photograph."""
+        return self.table("faces")
+
+    @property
+    def swap_pairs(self) -> LakeTable:
+        """The pinned list of pairs to swap."""
+        return self.table("swap_pairs")
+
+    @property
+    def triplets(self) -> LakeTable:
+        """One row per pseudo triplet."""
+        return self.table("triplets")
+
+    @property
+    def swaps(self) -> LakeTable:
+        """One row per pair and method."""
+        return self.table("swaps")
+
+    @property
+    def artifacts(self) -> LakeTable:
+        """Append-only register of finished artifacts."""
+        return self.table("artifacts")
+
+    @property
+    def evaluations(self) -> LakeTable:
+        """Metrics of every evaluation."""
+        return self.table("evaluations")
+
+    def folder(self, *parts: str) -> Path:
+        """A folder inside a local lake, created. Raises LakeError on an object store."""
+        if not self.is_local:
+            raise LakeError(f"{self.uri} is not a local folder; checkpoints need a local lake for now")
+        path = Path(self.uri, *parts)
+        path.mkdir(parents=True, exist_ok=True)
+        return path
+
+    def current_artifact(self, stage: str, recipe: str = "default") -> Artifact | None:
+        """The newest artifact of a stage and recipe, or None when it was never made."""
+        rows = self.artifacts.snapshot().dataset.to_table(filter=f"stage = '{stage}'").to_pylist()
+        rows = [row for row in rows if row["recipe"] == recipe]
+        if not rows:
+            return None
+        newest = max(rows, key=lambda row: row["sequence"])
+        return Artifact(
+            stage=stage,
+            fingerprint=newest["fingerprint"],
+            digest=newest["digest"],
+            code_version=newest["code_version"],
+            location=newest["location"],
+            metadata=json.loads(newest["metadata"]),
+            recipe=recipe,
+        )
+
+    def record_artifact(self, artifact: Artifact) -> None:
+        """Append an artifact to the register; from then on it is the current one."""
+        snapshot = self.artifacts.snapshot()
+        sequences = snapshot.dataset.to_table(columns=["sequence"])["sequence"].to_pylist()
+        row = {
+            "stage": artifact.stage,
+            "recipe": artifact.recipe,
+            "sequence": max(sequences, default=0) + 1,
+            "fingerprint": artifact.fingerprint,
+            "digest": artifact.digest,
+            "code_version": artifact.code_version,
+            "location": artifact.location,
+            "metadata": json.dumps(dict(artifact.metadata), sort_keys=True),
+        }
+        self.artifacts.append(pa.Table.from_pylist([row], schema=schema.ARTIFACTS_SCHEMA))
