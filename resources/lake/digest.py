@@ -14,8 +14,8 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 
+from resources.lake.arrow import compute as pc
 from resources.lake.schema import DIGEST_BYTES, Column
 
 PART_BYTES = 8
@@ -54,9 +54,7 @@ def combine_fingerprints(prefix: bytes, upstream_digests: Sequence[pa.Array]) ->
     if not upstream_digests:
         raise ValueError("a row stage needs at least one upstream")
     columns = [digest.cast(pa.binary()) for digest in upstream_digests]
-    return pc.binary_join_element_wise(  # pyright: ignore[reportAttributeAccessIssue] -- generated at import
-        pa.scalar(prefix, pa.binary()), *columns, pa.scalar(b"", pa.binary())
-    )
+    return pc.binary_join_element_wise(pa.scalar(prefix, pa.binary()), *columns, pa.scalar(b"", pa.binary()))
 
 
 def explain_difference(stored: bytes, expected: bytes, upstreams: Sequence[str]) -> list[str]:

@@ -8,23 +8,26 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import hashlib
+import os
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
+from urllib.parse import unquote_to_bytes
 
 import pyarrow as pa
-import pyarrow.compute as pc
 
+from resources.lake.arrow import compute as pc
 from resources.lake.consent import Consent
 from resources.lake.digest import digest_bytes, quarantine_digest
 from resources.lake.errors import LakeError
 from resources.lake.lake import Lake
 from resources.lake.pairs import shard_name
 from resources.lake.schema import FACES_SCHEMA, FACES_STAGE, Status, state_column
-from resources.photos.decoding import DecodeLimits, inspect_photo
-from resources.photos.layouts import FoundPhoto, detect_layout, scan
+from resources.photos.decoding import DecodeLimits, inspect_photo, read_photo
+from resources.photos.layouts import FoundPhoto, Layout, detect_layout, escape, scan
 from resources.photos.reasons import Reason, RowError
 
 DEFAULT_SHARD_SIZE = 4096
@@ -46,6 +49,7 @@ class IngestReport:
     unchanged: int = 0
     quarantined: Counter[str] = field(default_factory=Counter)
     conflicts: list[str] = field(default_factory=list)
+    skipped: list[str] = field(default_factory=list)
     removed: list[str] = field(default_factory=list)
     pruned: int = 0
     shards: list[str] = field(default_factory=list)
@@ -59,6 +63,7 @@ class IngestReport:
             "unchanged": self.unchanged,
             "quarantined": dict(sorted(self.quarantined.items())),
             "conflicts": self.conflicts,
+            "skipped": self.skipped,
             "removed": self.removed,
             "pruned": self.pruned,
             "shards": self.shards,
@@ -79,7 +84,7 @@ def ingest(
     lake: Lake,
     root: Path,
     *,
-    layout: str = "auto",
+    layout: Layout | Literal["auto"] = "auto",
     shard_size: int = DEFAULT_SHARD_SIZE,
     consent: Consent | None = None,
     prune: bool = False,
@@ -100,23 +105,22 @@ def ingest(
     if shard_size < 1:
         raise LakeError(f"shard size {shard_size} must be at least 1")
     limits = limits or DecodeLimits()
-    report = IngestReport()
-    if layout == "auto":
-        report.layout, report.layout_reason = detect_layout(root)
-    else:
-        report.layout, report.layout_reason = layout, "named by the caller"
+    chosen, reason = detect_layout(root) if layout == "auto" else (layout, "named by the caller")
+    report = IngestReport(layout=chosen, layout_reason=reason)
     with _one_ingest_at_a_time(lake):
         known = _known_rows(lake)
         writer = _ShardWriter(lake, shard_size, report)
         replaced: dict[str, list[dict[str, Any]]] = {}
         seen: set[str] = set()
-        for photo in scan(root, report.layout):
+        for photo in scan(
+            root, chosen, lambda item: report.skipped.append(f"{escape(str(item.path))}: {item.why}")
+        ):
             if on_photo is not None:
                 on_photo(photo)
             seen.add(photo.image_id)
             old = known.get(photo.image_id)
-            source = photo.path.as_posix()
-            if old is not None and old.source != source and Path(old.source).exists():
+            source = escape(photo.path.as_posix())
+            if old is not None and old.source != source and source_path(old.source).exists():
                 report.conflicts.append(f"{source}: the id {photo.image_id} belongs to {old.source}")
                 continue
             if old is not None and _is_untouched(photo, old, source, consent):
@@ -137,11 +141,11 @@ def ingest(
         for shard, rows in sorted(replaced.items()):
             lake.faces.replace(pa.Table.from_pylist(rows, schema=FACES_SCHEMA))
             report.shards.append(shard)
-        prefix = root.as_posix().rstrip("/") + "/"
+        prefix = escape(root.as_posix().rstrip("/")) + "/"
         report.removed = sorted(
             image_id
             for image_id, row in known.items()
-            if image_id not in seen and row.source.startswith(prefix) and not Path(row.source).exists()
+            if image_id not in seen and row.source.startswith(prefix) and not source_path(row.source).exists()
         )
         if prune and report.removed:
             lake.faces.delete(report.removed)
@@ -162,19 +166,12 @@ def refresh_shard(lake: Lake, shard: str, limits: DecodeLimits | None = None) ->
         known = _known_rows(lake)
         replaced = []
         for row in rows:
-            path = Path(row["source"])
+            path = source_path(row["source"])
             if not path.exists():
                 report.removed.append(row["image_id"])
                 continue
             old = known[row["image_id"]]
-            photo = FoundPhoto(
-                path=path,
-                relative=path.name,
-                identity=row["identity"],
-                stem=path.stem,
-                image_id=row["image_id"],
-                problem=None,
-            )
+            photo = FoundPhoto(path, path.name, row["identity"], path.stem, row["image_id"])
             if _is_untouched(photo, old, row["source"], None):
                 report.unchanged += 1
                 continue
@@ -186,6 +183,11 @@ def refresh_shard(lake: Lake, shard: str, limits: DecodeLimits | None = None) ->
             report.replaced += 1
         lake.faces.replace(pa.Table.from_pylist(replaced, schema=FACES_SCHEMA))
     return report
+
+
+def source_path(source: str) -> Path:
+    """The path that a stored `source` names: the inverse of `layouts.escape`."""
+    return Path(os.fsdecode(unquote_to_bytes(source)))
 
 
 class _ShardWriter:
@@ -223,37 +225,36 @@ def _inspect(photo: FoundPhoto, limits: DecodeLimits, consent: Consent) -> dict[
     row: dict[str, Any] = {
         "image_id": photo.image_id,
         "identity": photo.identity,
-        "source": photo.path.as_posix(),
+        "source": escape(photo.path.as_posix()),
         "consent": consent.value,
+        "image_sha256": None,
     }
     try:
+        if photo.problem is not None:
+            raise RowError(photo.problem, f"{photo.relative}: {photo.problem.meaning}")
         stat = photo.path.stat()
         row |= {"source_size": stat.st_size, "source_mtime_ns": stat.st_mtime_ns}
-        if photo.problem is not None:
-            raise RowError(photo.problem, f"{photo.path} maps to an image id that another file holds")
-        if stat.st_size > limits.max_bytes:
-            raise RowError(Reason.TOO_LARGE, f"{stat.st_size} bytes, the limit is {limits.max_bytes}")
-        data = photo.path.read_bytes()
+        data = read_photo(photo.path, limits)
+        row["image_sha256"] = hashlib.sha256(data).hexdigest()
         facts = inspect_photo(data, limits)
     except RowError as error:
         return row | _quarantined(error.reason, error.detail)
     except OSError as error:
-        return row | _quarantined(Reason.UNREADABLE, str(error))
+        return row | _quarantined(Reason.UNREADABLE, error.strerror or type(error).__name__)
     row |= {
         "image": data,
-        "image_sha256": facts.sha256,
         "width": facts.width,
         "height": facts.height,
         "orientation": facts.orientation,
     }
-    digest = digest_bytes(facts.sha256.encode())
+    digest = digest_bytes(row["image_sha256"].encode())
     row[state_column(FACES_STAGE)] = _state(digest, Status.OK, None, None)
     return row
 
 
 def _quarantined(reason: Reason, detail: str) -> dict[str, Any]:
     state = _state(quarantine_digest(reason.value), Status.QUARANTINED, reason.value, detail)
-    return {state_column(FACES_STAGE): state, "image": None, "image_sha256": None}
+    return {state_column(FACES_STAGE): state, "image": None}
 
 
 def _state(digest: bytes, status: Status, reason: str | None, detail: str | None) -> dict[str, Any]:

@@ -72,4 +72,8 @@ def sync_pairs(
             rows = [{**{name: pair[name] for name in names}, "shard": shard} for pair in batch]
             table.append(pa.Table.from_pylist(rows, schema=schema))
         index += 1
-    return PairSync(added=len(wanted) - (len(stored) - len(unwanted)), removed=len(unwanted), kept=len(stored) - len(unwanted))
+    return PairSync(
+        added=len(wanted) - (len(stored) - len(unwanted)),
+        removed=len(unwanted),
+        kept=len(stored) - len(unwanted),
+    )

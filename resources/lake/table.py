@@ -14,8 +14,8 @@ from typing import Any
 import lance
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 
+from resources.lake.arrow import compute as pc
 from resources.lake.errors import LakeError
 from resources.lake.schema import LAKE_FORMAT
 

@@ -1,0 +1,157 @@
+"""One batch of a row stage: inputs read and decoded once, the model called, its answers checked."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from assets.planner import Planner, TablePlan
+from assets.stage import ArtifactStage, Input, Row, RowModel, RowOutcome, RowStage
+from resources.lake.schema import FACES_STAGE
+from resources.photos.decoding import decode_upright
+from resources.photos.reasons import Reason, RowError
+
+IMAGE_COLUMN = "image"
+ALIKE_FAILURES = 8
+"""When this many first rows of a stage all fail with the same error, the code is at fault, not the rows."""
+
+CODE_FAULTS = (ImportError, NameError, AttributeError, TypeError, SyntaxError, NotImplementedError)
+"""Errors that no photograph can cause: they stop the stage at once."""
+
+
+class StageFault(RuntimeError):
+    """The stage's code or environment is wrong. Nothing was marked quarantined because of it."""
+
+
+def read_inputs(
+    planner: Planner, stage: RowStage, table: TablePlan, positions: np.ndarray
+) -> list[dict[str, Any] | RowError]:
+    """Input values of the rows at `positions`, pictures decoded upright.
+
+    Columns read through a foreign key are named `<via>.<column>`, e.g. `target_image_id.latents`. A photo
+    that cannot be decoded gives its reason instead.
+    """
+    values: list[dict[str, Any]] = [{table.snapshot.table.key: table.keys[place]} for place in positions]
+    own = [item for item in stage.inputs if item.via is None and not _is_artifact(planner, item)]
+    columns = sorted({column for item in own for column in item.columns})
+    foreign = {item.via for item in stage.inputs if item.via}
+    extra = sorted({*foreign, *stage.row_columns})
+    if columns or extra:
+        read = table.snapshot.read_table(table.row_ids[positions].tolist(), [*columns, *extra])
+        _merge(values, read, {name: name for name in [*columns, *extra]})
+    for via in sorted(foreign):
+        wanted = sorted({column for item in stage.inputs if item.via == via for column in item.columns})
+        faces = planner.table("faces")
+        keys = [row[via] for row in values]
+        row_ids = [int(faces.row_ids[faces.index[key]]) for key in keys]
+        unique = sorted(set(row_ids))
+        read = faces.snapshot.read_table(unique, wanted)
+        places = {row_id: place for place, row_id in enumerate(unique)}
+        spread = read.take(pa.array([places[row_id] for row_id in row_ids]))
+        _merge(values, spread, {name: f"{via}.{name}" for name in wanted})
+    return [_decode(row) for row in values]
+
+
+def compute_batch(
+    stage: RowStage,
+    model: RowModel,
+    inputs: Sequence[Row | RowError],
+    failures: list[RowError | None],
+) -> list[RowOutcome]:
+    """Outcomes of a batch, in order. A row that breaks the model is found by running rows singly.
+
+    `failures` remembers the first outcomes of this run: None for a success.
+
+    Raises StageFault for code faults and when the first rows all fail alike.
+    """
+    rows = [row for row in inputs if not isinstance(row, RowError)]
+    computed = iter(_call(stage, model, rows))
+    outcomes = [row if isinstance(row, RowError) else _checked(stage, next(computed)) for row in inputs]
+    for outcome in outcomes:
+        broken = isinstance(outcome, RowError) and outcome.reason == Reason.MODEL_ERROR
+        failures.append(outcome if broken and isinstance(outcome, RowError) else None)
+    first = failures[:ALIKE_FAILURES]
+    alike = {failure.detail for failure in first if failure is not None}
+    if len(first) == ALIKE_FAILURES and None not in first and len(alike) == 1:
+        raise StageFault(
+            f"{stage.name}: the first {ALIKE_FAILURES} rows all failed with the same error, so the code or "
+            f"its set-up is at fault: {alike.pop()}. No row was quarantined; mend it and run again."
+        )
+    return outcomes
+
+
+def _call(stage: RowStage, model: RowModel, rows: Sequence[Row]) -> list[RowOutcome]:
+    if not rows:
+        return []
+    try:
+        outcomes = list(model(rows))
+    except CODE_FAULTS as error:
+        raise StageFault(f"{stage.name}: {type(error).__name__}: {error}") from error
+    except MemoryError as error:
+        raise StageFault(
+            f"{stage.name}: out of memory with {len(rows)} rows; lower its batch size"
+        ) from error
+    except Exception as error:
+        if len(rows) == 1:
+            return [RowError(Reason.MODEL_ERROR, f"{type(error).__name__}: {error}")]
+        half = len(rows) // 2
+        return _call(stage, model, rows[:half]) + _call(stage, model, rows[half:])
+    if len(outcomes) != len(rows):
+        raise StageFault(f"{stage.name}: {len(rows)} rows went in, {len(outcomes)} outcomes came out")
+    return outcomes
+
+
+def _checked(stage: RowStage, outcome: RowOutcome) -> RowOutcome:
+    """The outcome if it fits the declared columns; values that are not finite quarantine the row."""
+    if isinstance(outcome, RowError):
+        return outcome
+    missing = [column.name for column in stage.outputs if column.name not in outcome]
+    surplus = sorted(set(outcome) - {column.name for column in stage.outputs})
+    if missing or surplus:
+        raise StageFault(f"{stage.name}: outcome lacks {missing} and has undeclared {surplus}")
+    for column in stage.outputs:
+        value = outcome[column.name]
+        if pa.types.is_fixed_size_list(column.type):
+            size = np.asarray(value).size
+            if size != column.type.list_size:
+                raise StageFault(
+                    f"{stage.name}: {column.name} has {size} values, not {column.type.list_size}"
+                )
+        if column.quantum is not None and value is not None and not np.isfinite(np.asarray(value)).all():
+            return RowError(Reason.NON_FINITE, f"{column.name} holds a value that is not finite")
+    return outcome
+
+
+def _is_artifact(planner: Planner, item: Input) -> bool:
+    return item.stage != FACES_STAGE and isinstance(planner.graph[item.stage], ArtifactStage)
+
+
+def _merge(values: list[dict[str, Any]], read: pa.Table, names: dict[str, str]) -> None:
+    for column, name in names.items():
+        for row, value in zip(values, _column_values(read[column]), strict=True):
+            row[name] = value
+
+
+def _column_values(column: pa.ChunkedArray) -> list[Any]:
+    """Column values as Python objects; fixed-size lists become numpy arrays without a Python list between."""
+    if not pa.types.is_fixed_size_list(column.type):
+        return column.to_pylist()
+    array = column.combine_chunks()
+    width = column.type.list_size
+    flat = array.values.to_numpy(zero_copy_only=False)
+    shaped = flat[array.offset * width : (array.offset + len(array)) * width].reshape(len(array), width)
+    return [
+        shaped[index].copy() if valid else None for index, valid in enumerate(array.is_valid().to_pylist())
+    ]
+
+
+def _decode(row: dict[str, Any]) -> dict[str, Any] | RowError:
+    for name in [key for key in row if key == IMAGE_COLUMN or key.endswith("." + IMAGE_COLUMN)]:
+        try:
+            row[name] = decode_upright(row[name])
+        except RowError as error:
+            return error
+    return row
