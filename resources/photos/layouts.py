@@ -1,0 +1,309 @@
+"""Finding photographs in a folder and naming them.
+
+Which entries are candidates: every regular file (links to files included) whose name neither starts with a
+dot nor ends in a known sidecar suffix (`SIDECAR_SUFFIXES`), nor is one of `SIDECAR_NAMES`. Nothing else is
+judged by its name: a text called `photo.jpg` and a `notes.xyz` are candidates, and decoding quarantines them
+as `not_an_image`. Folders that start with a dot or end in `.lance` are not entered.
+
+Names. Files come in bytewise order of their path relative to the root. `parts` below are the folders between
+root and file, `stem` is the file name without its last suffix:
+
+| layout | identity | image id |
+|---|---|---|
+| `flat` | `<folders and stem joined>` | `<identity>/<identity>` |
+| `identity-folders` | first folder | `<identity>/<deeper folders and stem joined>` |
+| `vggface2-hq` | first folder, `n` and six digits | as above, photographs are `0001_01.jpg` |
+| `ffhq-pairs` | the image id: everybody is a person of their own | `src/<stem>`, `trg/<stem>` |
+
+A file directly in the root of the last three is a person of its own, as in `flat`. Joining puts `__` between
+folders and stem. Where a part itself holds `__`, or starts or ends with `_`, each of its underscores is
+written `%5F` first, so that different nested paths never join to one name. A file that is not nested keeps
+its plain stem; where that equals a joined one (`a__b.jpg` beside `a/b.jpg`), the rule for duplicates decides.
+
+Ids are valid UTF-8 and stand in XML unharmed: bytes that are no UTF-8 (surrogate escapes in Python) and
+characters that XML 1.0 forbids are written as `%XX` per byte. In such a name, and in one that already reads
+like an escape, `%` itself becomes `%25`, so that escaping is reversible and never makes two names equal.
+
+Two files that still claim one id (`a.jpg` and `a.png`): the first in order keeps it, the later one gets the
+id with its suffix (`.../a.png`) and `problem=Reason.DUPLICATE_ID`.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import re
+import stat
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, NamedTuple
+
+from resources.photos.reasons import Reason
+
+logger = logging.getLogger(__name__)
+
+Layout = Literal["flat", "identity-folders", "vggface2-hq", "ffhq-pairs"]
+
+_SIDECARS = (
+    "csv tsv json jsonl txt md rst html xml yaml yml toml log lock sha256 md5 xmp aae "
+    "npy npz pt pth ckpt safetensors onnx pkl parquet arrow lance db zip tar gz"
+)
+SIDECAR_SUFFIXES = frozenset(f".{suffix}" for suffix in _SIDECARS.split())
+"""Suffixes, compared in lower case, of files that data sets keep beside photographs."""
+
+SIDECAR_NAMES = frozenset(("thumbs.db", "desktop.ini", "readme", "license", "licence", "makefile"))
+"""Whole names, compared in lower case, of files that are no photographs."""
+
+_VGG_FOLDER = re.compile(r"n\d{6}")
+_VGG_PHOTO = re.compile(r"\d{4}_\d{2}\.jpg", re.IGNORECASE)
+_ESCAPE_LOOKALIKE = re.compile(r"%[0-9A-F]{2}")
+_FORBIDDEN = re.compile("[\x00-\x1f\x7f-\x9f\ud800-\udfff\ufffe\uffff]")
+
+
+class LayoutError(ValueError):
+    """The folder cannot be read as the layout that was asked for."""
+
+
+@dataclass(frozen=True, slots=True)
+class FoundPhoto:
+    """One candidate file.
+
+    Attributes:
+        path: where it is; may hold surrogate escapes.
+        relative: its path under the root with `/`, escaped to valid UTF-8: fit to be stored.
+        identity: whose photograph it is.
+        stem: the image id without its identity.
+        image_id: unique under one root.
+        problem: `DUPLICATE_ID`, `UNREADABLE` (a dead link), or None.
+    """
+
+    path: Path
+    relative: str
+    identity: str
+    stem: str
+    image_id: str
+    problem: Reason | None = None
+
+
+class Skipped(NamedTuple):
+    """An entry whose name would make it a candidate and whose nature forbids it: told to the caller."""
+
+    path: Path
+    why: str
+
+
+class _Entry(NamedTuple):
+    path: Path
+    parts: tuple[str, ...]
+    dead: bool
+
+
+class _Folder(NamedTuple):
+    path: Path
+    parts: tuple[str, ...]
+    names: Iterator[str]
+
+
+def scan(
+    root: Path,
+    layout: Layout | Literal["auto"] = "auto",
+    on_skipped: Callable[[Skipped], None] | None = None,
+) -> Iterator[FoundPhoto]:
+    """Yield the candidate photographs under `root`, in bytewise order of their relative paths.
+
+    Memory is bounded by the largest folder plus the ids of one identity (`flat`: all ids). Folder links are
+    followed; a folder that can be reached twice is read the first time only, so loops end.
+
+    Args:
+        root: the folder; itself may be a link.
+        layout: how names become identities. `auto` decides by `detect_layout` and logs its reason.
+        on_skipped: called for unreadable folders, folders reached twice, pipes, sockets and devices.
+            Without it each is logged as a warning.
+
+    Raises:
+        LayoutError: the root is no readable folder, or lacks what the layout asks for.
+    """
+    if layout == "auto":
+        layout, reason = detect_layout(root)
+        logger.info("%s: layout %s, because %s", root, layout, reason)
+    _require(root, layout)
+    return _named(_walk(root, on_skipped or _log_skipped), layout)
+
+
+def detect_layout(root: Path) -> tuple[Layout, str]:
+    """Choose a layout from the root's folders and the first candidate in them; returns it and the reason.
+
+    Raises:
+        LayoutError: the root is no readable folder.
+    """
+    folders, files = _listing(root)
+    if {"src", "trg"} <= set(folders) and all(_first_candidate(root / name) for name in ("src", "trg")):
+        return "ffhq-pairs", "the folders src and trg both hold photographs"
+    vgg = [name for name in folders if _VGG_FOLDER.fullmatch(name)]
+    if vgg and len(vgg) == len(folders):
+        first = _first_candidate(root / vgg[0])
+        if first is not None and _VGG_PHOTO.fullmatch(first):
+            return (
+                "vggface2-hq",
+                f"all {len(vgg)} folders are named like n000001, and {first} like 0001_01.jpg",
+            )
+    for name in folders:
+        if _first_candidate(root / name, deep=True):
+            return "identity-folders", f"photographs lie in folders, such as {escape(name)}"
+    return "flat", f"no folder holds photographs; {len(files)} candidates lie in the root"
+
+
+def escape(name: str) -> str:
+    """Make a file name valid UTF-8 and XML by reversible percent escapes; ordinary names stay as they are."""
+    if not _FORBIDDEN.search(name) and not _ESCAPE_LOOKALIKE.search(name):
+        return name
+    return _FORBIDDEN.sub(_percent, name.replace("%", "%25"))
+
+
+def _percent(match: re.Match[str]) -> str:
+    is_raw_byte = "\udc80" <= match[0] <= "\udcff"  # how Python spells a file name byte that is no UTF-8
+    encoded = match[0].encode("utf-8", "surrogateescape" if is_raw_byte else "surrogatepass")
+    return "".join(f"%{byte:02X}" for byte in encoded)
+
+
+def _named(entries: Iterator[_Entry], layout: Layout) -> Iterator[FoundPhoto]:
+    in_root: set[str] = set()
+    in_folder: set[str] = set()
+    folder: str | None = None
+    for entry in entries:
+        *folders, name = entry.parts
+        stem, suffix = os.path.splitext(name)
+        if layout != "flat" and folders and folders[0] != folder:
+            folder, in_folder = folders[0], set()
+        image_id, identity = _name(layout, folders, stem)
+        problem = Reason.UNREADABLE if entry.dead else None
+        while image_id in in_root or image_id in in_folder:
+            problem = problem or Reason.DUPLICATE_ID
+            image_id += escape(suffix) or "."
+        (in_folder if folders and layout != "flat" else in_root).add(image_id)
+        yield FoundPhoto(
+            path=entry.path,
+            relative="/".join(map(escape, entry.parts)),
+            identity=image_id if identity is None else identity,
+            stem=image_id.rsplit("/", 1)[-1],
+            image_id=image_id,
+            problem=problem,
+        )
+
+
+def _name(layout: Layout, folders: list[str], stem: str) -> tuple[str, str | None]:
+    """Image id and identity; identity None stands for the final image id."""
+    if layout == "flat" or not folders:
+        joined = _join([*folders, stem])
+        return f"{joined}/{joined}", joined
+    identity = escape(folders[0])
+    image_id = f"{identity}/{_join([*folders[1:], stem])}"
+    return image_id, None if layout == "ffhq-pairs" else identity
+
+
+def _join(parts: list[str]) -> str:
+    if len(parts) == 1:
+        return escape(parts[0])
+    return "__".join(
+        escape(part).replace("_", "%5F") if "__" in f"_{part}_" else escape(part) for part in parts
+    )
+
+
+def _walk(root: Path, on_skipped: Callable[[Skipped], None]) -> Iterator[_Entry]:
+    visited: set[tuple[int, int]] = set()
+    # A stack of name iterators, not recursion: deep trees must not meet Python's recursion limit.
+    stack = [_Folder(root, (), iter(_enter(root, visited, on_skipped)))]
+    while stack:
+        folder = stack[-1]
+        name = next(folder.names, None)
+        if name is None:
+            stack.pop()
+            continue
+        path, parts = folder.path / name, (*folder.parts, name)
+        try:
+            mode = path.stat().st_mode
+        except OSError:  # a dead link, a link onto itself, no permission: a row that says so
+            yield _Entry(path, parts, dead=True)
+            continue
+        if stat.S_ISREG(mode):
+            yield _Entry(path, parts, dead=False)
+        elif stat.S_ISDIR(mode):
+            stack.append(_Folder(path, parts, iter(_enter(path, visited, on_skipped))))
+        else:
+            on_skipped(Skipped(path, "neither a file nor a folder"))
+
+
+def _enter(folder: Path, visited: set[tuple[int, int]], on_skipped: Callable[[Skipped], None]) -> list[str]:
+    """Candidate names of a folder; none, and a word to `on_skipped`, where it cannot or need not be read."""
+    try:
+        status = folder.stat()
+        key = (status.st_dev, status.st_ino)
+        if key in visited:
+            on_skipped(Skipped(folder, "this folder has been read already under another name"))
+            return []
+        visited.add(key)
+        return _sorted_names(folder)
+    except OSError as error:
+        on_skipped(Skipped(folder, f"folder cannot be read: {error.strerror}"))
+        return []
+
+
+def _sorted_names(folder: Path) -> list[str]:
+    """Candidate names in a folder; folders sort as if they ended in `/`: so whole paths come bytewise."""
+    keyed: list[tuple[bytes, str]] = []
+    with os.scandir(folder) as entries:
+        for entry in entries:
+            is_folder = _is_folder(entry)
+            if not _is_left_out(entry.name, is_folder):
+                keyed.append((os.fsencode(entry.name) + (b"/" if is_folder else b""), entry.name))
+    return [name for _, name in sorted(keyed)]
+
+
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:  # a link that loops onto itself
+        return False
+
+
+def _is_left_out(name: str, is_folder: bool) -> bool:
+    lowered = name.lower()
+    if name.startswith("."):
+        return True
+    if is_folder:
+        return lowered.endswith(".lance")
+    return lowered in SIDECAR_NAMES or os.path.splitext(lowered)[1] in SIDECAR_SUFFIXES
+
+
+def _listing(folder: Path) -> tuple[list[str], list[str]]:
+    """Candidate folders and files of a folder."""
+    try:
+        names = _sorted_names(folder)
+    except OSError as error:
+        raise LayoutError(f"{folder} is not a folder that can be read: {error.strerror}") from error
+    folders = [name for name in names if (folder / name).is_dir()]
+    return folders, [name for name in names if name not in set(folders)]
+
+
+def _first_candidate(folder: Path, deep: bool = False) -> str | None:
+    if deep:
+        first = next(_walk(folder, lambda _: None), None)
+        return first.parts[-1] if first else None
+    try:
+        names = _sorted_names(folder)
+    except OSError:
+        return None  # detection only; the scan itself reports the folder
+    return next((name for name in names if not (folder / name).is_dir()), None)
+
+
+def _require(root: Path, layout: Layout) -> None:
+    folders, _ = _listing(root)
+    if layout == "ffhq-pairs" and not {"src", "trg"} <= set(folders):
+        raise LayoutError(f"{root} has no folders src and trg, which the layout ffhq-pairs needs")
+    if layout == "vggface2-hq" and not any(_VGG_FOLDER.fullmatch(name) for name in folders):
+        raise LayoutError(f"{root} has no folder named like n000001, which the layout vggface2-hq needs")
+
+
+def _log_skipped(skipped: Skipped) -> None:
+    logger.warning("skipped %s: %s", escape(str(skipped.path)), skipped.why)

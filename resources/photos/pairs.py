@@ -1,0 +1,109 @@
+"""Which photograph goes with which: partners by file name, and lists of swap pairs in CSV."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Iterable
+from pathlib import Path
+from typing import NamedTuple, TextIO
+
+from resources.photos.layouts import FoundPhoto, LayoutError
+
+
+class IdPair(NamedTuple):
+    """Image ids of a source and a target that belong together."""
+
+    source_id: str
+    target_id: str
+
+
+class SwapPair(NamedTuple):
+    """One swap to make: the identity of `source` onto the photograph `target`.
+
+    Attributes:
+        source: image id of the photograph that gives the identity.
+        target: image id of the photograph that gives everything else.
+        truth: file with the exact answer, where one is known.
+    """
+
+    source: str
+    target: str
+    truth: Path | None
+
+
+class SwapPairsError(ValueError):
+    """A list of swap pairs is malformed; the message names file and line."""
+
+
+def ffhq_pairs(photos: Iterable[FoundPhoto]) -> list[IdPair]:
+    """Pair `src/<stem>` with `trg/<stem>`, in order of the stems. Photographs with a problem take no part.
+
+    Raises:
+        LayoutError: a stem exists on one side only; names the first such stems.
+    """
+    sides: dict[str, dict[str, str]] = {"src": {}, "trg": {}}
+    for photo in photos:
+        side, separator, stem = photo.image_id.partition("/")
+        if separator and side in sides and photo.problem is None:
+            sides[side][stem] = photo.image_id
+    single = sorted(sides["src"].keys() ^ sides["trg"].keys())
+    if single:
+        raise LayoutError(
+            f"{len(single)} photographs have no partner of the same name in the other folder, first "
+            f"{single[:5]}; add the partners or remove these files"
+        )
+    return [IdPair(sides["src"][stem], sides["trg"][stem]) for stem in sorted(sides["src"])]
+
+
+def read_swap_pairs(csv_path: Path) -> list[SwapPair]:
+    """Read a UTF-8 CSV with the header `source,target,truth`, in file order.
+
+    `source` and `target` are image ids. `truth` is a path relative to the CSV's folder, or empty where the
+    answer is not known. Empty lines are passed over.
+
+    Raises:
+        SwapPairsError: unreadable file, another header, a missing or surplus cell, an empty id, a pair listed
+            twice, or a truth file that does not exist. Says which line.
+    """
+    try:
+        with csv_path.open(encoding="utf-8-sig", newline="") as file:
+            return _read_rows(csv_path, file)
+    except OSError as error:
+        raise SwapPairsError(f"{csv_path}: cannot be read: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        raise SwapPairsError(f"{csv_path}: not UTF-8 at byte {error.start}; save it as UTF-8") from error
+
+
+def _read_rows(csv_path: Path, file: TextIO) -> list[SwapPair]:
+    reader = csv.reader(file, strict=True)
+    pairs: list[SwapPair] = []
+    seen: dict[tuple[str, str], int] = {}
+    try:
+        header = next(reader, [])
+        if header != ["source", "target", "truth"]:
+            found = ",".join(header)
+            raise SwapPairsError(f"{csv_path}:1: the header must be source,target,truth, not {found!r}")
+        for cells in filter(None, reader):
+            line = reader.line_num
+            pair = _pair(cells, f"{csv_path}:{line}", csv_path.parent)
+            first = seen.setdefault((pair.source, pair.target), line)
+            if first != line:
+                raise SwapPairsError(f"{csv_path}:{line}: this pair is listed in line {first} already")
+            pairs.append(pair)
+    except csv.Error as error:
+        raise SwapPairsError(f"{csv_path}:{reader.line_num}: {error}") from error
+    return pairs
+
+
+def _pair(cells: list[str], where: str, folder: Path) -> SwapPair:
+    if len(cells) != 3:
+        raise SwapPairsError(f"{where}: {len(cells)} cells, three are needed (the last may be empty)")
+    source, target, truth = cells
+    for name, image_id in (("source", source), ("target", target)):
+        if "/" not in image_id.strip("/"):
+            raise SwapPairsError(f"{where}: {name} {image_id!r} is no image id of the form identity/stem")
+    if not truth:
+        return SwapPair(source, target, None)
+    if not (folder / truth).is_file():
+        raise SwapPairsError(f"{where}: the truth file {truth} does not exist beside the list")
+    return SwapPair(source, target, folder / truth)

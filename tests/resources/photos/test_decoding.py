@@ -1,0 +1,266 @@
+"""Decoding: every broken file gets its reason, every good one decodes, orientation is applied once."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import os
+import pickle
+import struct
+import tracemalloc
+import zlib
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from PIL import Image
+from pydantic import ValidationError
+
+from resources.photos.containers import read_container
+from resources.photos.decoding import (
+    PILLOW_WARNING_PIXELS,
+    DecodeLimits,
+    decode_photo,
+    decode_upright,
+    inspect_photo,
+    read_photo,
+)
+from resources.photos.reasons import Reason, RowError
+
+Broken = Mapping[str, tuple[bytes, Reason]]
+Good = Mapping[str, bytes]
+
+
+def reason_of(data: bytes, limits: DecodeLimits | None = None) -> Reason:
+    with pytest.raises(RowError) as caught:
+        inspect_photo(data, limits or DecodeLimits())
+    assert caught.value.detail
+    return caught.value.reason
+
+
+def test_every_broken_photo_gets_its_reason(broken_photos: Broken) -> None:
+    assert len(broken_photos) >= 20
+    found = {name: reason_of(data) for name, (data, _) in broken_photos.items()}
+    assert found == {name: reason for name, (_, reason) in broken_photos.items()}
+    assert set(found.values()) == {
+        Reason.EMPTY,
+        Reason.NOT_AN_IMAGE,
+        Reason.UNSUPPORTED_FORMAT,
+        Reason.TRUNCATED,
+        Reason.UNDECODABLE,
+        Reason.ANIMATED,
+        Reason.TOO_LARGE,
+        Reason.TOO_SMALL,
+    }
+
+
+def test_every_good_photo_decodes_to_the_same_scene(good_photos: Good, picture: Image.Image) -> None:
+    assert len(good_photos) >= 20
+    for name, data in good_photos.items():
+        facts, pixels = decode_photo(data)
+        assert (facts.width, facts.height) == (160, 120), name
+        assert pixels.shape == (120, 160, 3), name
+        assert pixels.dtype == np.uint8, name
+        assert facts.sha256 == hashlib.sha256(data).hexdigest(), name
+        assert facts.format == {"jpg": "JPEG", "png": "PNG", "webp": "WEBP"}[name.rsplit(".")[-1]], name
+        assert facts.orientation == (6 if name.startswith("rotated") else 1), name
+        np.testing.assert_array_equal(pixels, decode_upright(data))
+        grey = pixels.mean(axis=-1)[:, 100:]  # right part, where the translucent ones are not all white
+        wanted = np.asarray(picture).mean(axis=-1)[:, 100:]
+        assert np.corrcoef(grey.ravel(), wanted.ravel())[0, 1] > 0.3, name
+
+
+def test_lossless_pixels_are_exact(good_photos: Good, picture: Image.Image) -> None:
+    original = np.asarray(picture)
+    for name in ("plain.png", "trailing_bytes.png", "rotated.png", "lossless.webp", "rgb_16_bit.png"):
+        np.testing.assert_array_equal(decode_upright(good_photos[name]), original, err_msg=name)
+    grey = np.asarray(picture.convert("L"))
+    np.testing.assert_array_equal(decode_upright(good_photos["grey_16_bit.png"]), np.dstack([grey] * 3))
+
+
+def test_alpha_is_composited_over_white(good_photos: Good, picture: Image.Image) -> None:
+    original = np.asarray(picture).astype(float)
+    alpha = np.linspace(0, 255, 160 * 120).astype(np.uint8).reshape(120, 160, 1) / 255
+    wanted = original * alpha + 255 * (1 - alpha)
+    np.testing.assert_allclose(decode_upright(good_photos["translucent.png"]), wanted, atol=1.01)
+
+
+def test_all_orientations_give_the_same_upright_pixels(picture: Image.Image) -> None:
+    upright = np.asarray(picture)
+    # What a camera stores for each orientation: written out per EXIF 2.32 table 6, with numpy alone.
+    stored = {
+        1: upright,
+        2: upright[:, ::-1],
+        3: upright[::-1, ::-1],
+        4: upright[::-1],
+        5: upright.transpose(1, 0, 2),
+        6: np.rot90(upright, 1),
+        7: upright[::-1, ::-1].transpose(1, 0, 2),
+        8: np.rot90(upright, -1),
+    }
+    for orientation, pixels in stored.items():
+        exif = Image.Exif()
+        exif[0x0112] = orientation
+        for image_format, options in (("PNG", {}), ("WEBP", {"lossless": True})):
+            buffer = io.BytesIO()
+            Image.fromarray(np.ascontiguousarray(pixels)).save(buffer, image_format, exif=exif, **options)
+            facts, decoded = decode_photo(buffer.getvalue())
+            assert (facts.orientation, facts.width, facts.height) == (orientation, 160, 120)
+            np.testing.assert_array_equal(decoded, upright, err_msg=f"{image_format} {orientation}")
+
+
+def test_xmp_orientation_is_not_applied(picture: Image.Image) -> None:
+    xmp = b'<x:xmpmeta xmlns:x="adobe:ns:meta/"><rdf:Description tiff:Orientation="6"/></x:xmpmeta>'
+    buffer = io.BytesIO()
+    picture.save(buffer, "JPEG", xmp=xmp)
+    assert inspect_photo(buffer.getvalue()).orientation == 1
+
+
+def test_trailing_bytes_are_counted_and_change_only_the_hash(good_photos: Good) -> None:
+    plain, tailed = good_photos["baseline.jpg"], good_photos["trailing_bytes.jpg"]
+    first, second = inspect_photo(plain), inspect_photo(tailed)
+    assert (first.trailing_bytes, second.trailing_bytes) == (0, len(tailed) - len(plain))
+    assert first.sha256 != second.sha256
+    np.testing.assert_array_equal(decode_upright(plain), decode_upright(tailed))
+    assert inspect_photo(good_photos["two_pictures.jpg"]).trailing_bytes > 500
+
+
+def test_bombs_are_refused_before_memory_is_allocated(broken_photos: Broken) -> None:
+    for name in ("bomb.png", "bomb.jpg", "bomb.webp"):
+        data = broken_photos[name][0]
+        container = read_container(data)
+        assert container.width * container.height > 500_000_000 or name == "bomb.webp"
+        tracemalloc.start()
+        assert reason_of(data) is Reason.TOO_LARGE
+        peak = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        assert peak < 1_000_000, name
+
+
+def interlaced_png(width: int, height: int, missing: int) -> bytes:
+    """A grey interlaced PNG; written after PNG §8.2 by counting pixels, with `missing` bytes left away."""
+    passes = [
+        (0, 0, 8, 8),
+        (4, 0, 8, 8),
+        (0, 4, 4, 8),
+        (2, 0, 4, 4),
+        (0, 2, 2, 4),
+        (1, 0, 2, 2),
+        (0, 1, 1, 2),
+    ]
+    raw = b""
+    for x, y, step_x, step_y in passes:
+        for _ in range(y, height, step_y):
+            columns = len(range(x, width, step_x))
+            raw += b"\0" + b"\x80" * columns if columns else b""
+    chunks = [
+        (b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 0, 0, 0, 1)),
+        (b"IDAT", zlib.compress(raw[: len(raw) - missing])),
+        (b"IEND", b""),
+    ]
+    return b"\x89PNG\r\n\x1a\n" + b"".join(
+        struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
+        for kind, body in chunks
+    )
+
+
+@pytest.mark.parametrize(("width", "height"), [(32, 32), (33, 47), (1, 5), (3, 2), (5, 1)])
+def test_interlaced_pngs_are_counted_to_the_last_byte(width: int, height: int) -> None:
+    limits = DecodeLimits(min_side=1)
+    assert (decode_upright(interlaced_png(width, height, missing=0), limits) == 0x80).all()
+    assert reason_of(interlaced_png(width, height, missing=1), limits) is Reason.UNDECODABLE
+
+
+def test_limits_are_obeyed_and_stay_below_pillows_guard(good_photos: Good) -> None:
+    data = good_photos["plain.png"]
+    assert reason_of(data, DecodeLimits(max_bytes=len(data) - 1)) is Reason.TOO_LARGE
+    assert reason_of(data, DecodeLimits(max_pixels=160 * 120 - 1)) is Reason.TOO_LARGE
+    assert reason_of(data, DecodeLimits(min_side=121)) is Reason.TOO_SMALL
+    assert reason_of(data, DecodeLimits(formats=frozenset({"JPEG"}))) is Reason.UNSUPPORTED_FORMAT
+    exact = DecodeLimits(max_bytes=len(data), max_pixels=160 * 120, min_side=120)
+    assert inspect_photo(data, exact).height == 120
+    assert Image.MAX_IMAGE_PIXELS == PILLOW_WARNING_PIXELS
+    with pytest.raises(ValidationError):
+        DecodeLimits(max_pixels=PILLOW_WARNING_PIXELS + 1)
+
+
+def test_every_prefix_of_a_photo_is_refused(good_photos: Good) -> None:
+    for name in ("baseline.jpg", "progressive.jpg", "plain.png", "lossy.webp"):
+        data = good_photos[name]
+        for length in [*range(40), *range(40, len(data), 501), len(data) - 1]:
+            expected = {Reason.EMPTY} if length == 0 else {Reason.TRUNCATED}
+            if length == len(data) - 1 and name == "lossy.webp":
+                continue  # the last byte may be RIFF padding, which writers forget
+            assert reason_of(data[:length]) in expected | ({Reason.NOT_AN_IMAGE} if length < 12 else set()), (
+                name,
+                length,
+            )
+
+
+@settings(
+    max_examples=150,
+    deadline=5000,
+    derandomize=True,
+    suppress_health_check=[HealthCheck.function_scoped_fixture],
+)
+@given(data=st.data())
+def test_mutated_photos_raise_row_errors_only(good_photos: Good, data: st.DataObject) -> None:
+    name = data.draw(st.sampled_from(sorted(good_photos)))
+    photo = bytearray(good_photos[name])
+    # Half of the mutations fall on the first 200 bytes, where the headers are.
+    offsets = st.one_of(st.integers(0, min(199, len(photo) - 1)), st.integers(0, len(photo) - 1))
+    for offset, value in data.draw(
+        st.lists(st.tuples(offsets, st.integers(0, 255)), min_size=1, max_size=12)
+    ):
+        photo[offset] = value
+    cut = data.draw(st.one_of(st.none(), st.integers(0, len(photo))))
+    mutated = bytes(photo[:cut])
+    limits = DecodeLimits(max_pixels=1_000_000)
+    try:
+        facts, pixels = decode_photo(mutated, limits)
+    except RowError:
+        return  # the one exception that is allowed
+    assert pixels.shape == (facts.height, facts.width, 3)
+    assert pixels.size <= 3_000_000
+
+
+@settings(max_examples=200, deadline=2000, derandomize=True)
+@given(
+    st.sampled_from([b"", b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"RIFF\xff\xff\x00\x00WEBPVP8X"]),
+    st.binary(max_size=300),
+)
+def test_random_bytes_raise_row_errors_only(signature: bytes, body: bytes) -> None:
+    with pytest.raises(RowError):
+        inspect_photo(signature + body)
+
+
+def test_read_photo_reports_what_the_file_system_refuses(tmp_path: Path) -> None:
+    pipe, dead, folder, file = (tmp_path / name for name in ("pipe", "dead", "folder", "file"))
+    os.mkfifo(pipe)
+    dead.symlink_to(tmp_path / "nowhere")
+    folder.mkdir()
+    file.write_bytes(b"x" * 100)
+    for path in (pipe, dead, folder, tmp_path / "absent"):
+        with pytest.raises(RowError) as caught:
+            read_photo(path)
+        assert caught.value.reason is Reason.UNREADABLE
+        assert str(tmp_path) not in str(caught.value)
+    with pytest.raises(RowError) as caught:
+        read_photo(file, DecodeLimits(max_bytes=99))
+    assert caught.value.reason is Reason.TOO_LARGE
+    assert read_photo(file, DecodeLimits(max_bytes=100)) == b"x" * 100
+
+
+def test_reasons_explain_themselves_and_survive_pickling() -> None:
+    assert {str(reason) for reason in Reason} == {reason.name.lower() for reason in Reason}
+    assert all(reason.meaning.endswith(".") for reason in Reason)
+    assert Reason("truncated") is Reason.TRUNCATED
+    error = pickle.loads(pickle.dumps(RowError(Reason.NO_FACE, "nobody there")))
+    assert (error.reason, error.detail, str(error)) == (
+        Reason.NO_FACE,
+        "nobody there",
+        "no_face: nobody there",
+    )

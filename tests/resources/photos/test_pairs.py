@@ -1,0 +1,58 @@
+"""Lists of swap pairs: what is read, and that every fault names its line."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from resources.photos.pairs import SwapPair, SwapPairsError, read_swap_pairs
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    (tmp_path / "truth").mkdir()
+    (tmp_path / "truth/1.png").write_bytes(b"x")
+    return tmp_path
+
+
+def test_pairs_are_read_in_order(folder: Path) -> None:
+    path = folder / "swap_pairs.csv"
+    path.write_text(
+        '\ufeffsource,target,truth\r\na/1,b/2,truth/1.png\r\n\r\n"a,b/""1""",é/2,\r\nsrc/0,src/0,\r\n',
+        encoding="utf-8",
+    )
+    assert read_swap_pairs(path) == [
+        SwapPair("a/1", "b/2", folder / "truth/1.png"),
+        SwapPair('a,b/"1"', "é/2", None),
+        SwapPair("src/0", "src/0", None),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", r"csv:1: the header must be source,target,truth"),
+        ("target,source,truth\n", r"csv:1: the header .* 'target,source,truth'"),
+        ("source,target,truth\na/1,b/2\n", r"csv:2: 2 cells"),
+        ("source,target,truth\na/1,b/2,,\n", r"csv:2: 4 cells"),
+        ("source,target,truth\na/1,b/2,\n\n,b/2,\n", r"csv:4: source '' is no image id"),
+        ("source,target,truth\na/1,b,\n", r"csv:2: target 'b' is no image id"),
+        ("source,target,truth\na/1,b/2,truth/2.png\n", r"csv:2: the truth file truth/2.png does not exist"),
+        ("source,target,truth\na/1,b/2,\na/1,b/3,\na/1,b/2,\n", r"csv:4: this pair is listed in line 2"),
+        ('source,target,truth\na/1,"b/2,\n', r"csv:2: unexpected end of data"),
+    ],
+)
+def test_faults_name_their_line(folder: Path, text: str, message: str) -> None:
+    path = folder / "pairs.csv"
+    path.write_text(text)
+    with pytest.raises(SwapPairsError, match=message):
+        read_swap_pairs(path)
+
+
+def test_files_that_cannot_be_read_are_named(folder: Path) -> None:
+    with pytest.raises(SwapPairsError, match=r"absent\.csv: cannot be read"):
+        read_swap_pairs(folder / "absent.csv")
+    (folder / "latin.csv").write_bytes(b"source,target,truth\nM\xfcller/1,b/2,\n")
+    with pytest.raises(SwapPairsError, match=r"latin\.csv: not UTF-8 at byte 21"):
+        read_swap_pairs(folder / "latin.csv")
