@@ -27,21 +27,21 @@ class StageFault(RuntimeError):
 
 
 def read_inputs(
-    planner: Planner, stage: RowStage, table: TablePlan, positions: np.ndarray
+    planner: Planner, stage: RowStage, table: TablePlan, positions: np.ndarray, also: Sequence[str] = ()
 ) -> list[dict[str, Any] | RowError]:
     """Input values of the rows at `positions`, pictures decoded upright.
 
     Columns read through a foreign key are named `<via>.<column>`, e.g. `target_image_id.latents`. A photo
-    that cannot be decoded gives its reason instead.
+    that cannot be decoded gives its reason instead. `also` names further columns of the rows themselves.
     """
     values: list[dict[str, Any]] = [{table.snapshot.table.key: table.keys[place]} for place in positions]
     own = [item for item in stage.inputs if item.via is None and not _is_artifact(planner, item)]
     columns = sorted({column for item in own for column in item.columns})
     foreign = {item.via for item in stage.inputs if item.via}
-    extra = sorted({*foreign, *stage.row_columns})
+    extra = sorted({*foreign, *stage.row_columns, *also} - set(columns))
     if columns or extra:
         read = table.snapshot.read_table(table.row_ids[positions].tolist(), [*columns, *extra])
-        _merge(values, read, {name: name for name in [*columns, *extra]})
+        merge_columns(values, read, {name: name for name in [*columns, *extra]})
     for via in sorted(foreign):
         wanted = sorted({column for item in stage.inputs if item.via == via for column in item.columns})
         faces = planner.table("faces")
@@ -51,7 +51,7 @@ def read_inputs(
         read = faces.snapshot.read_table(unique, wanted)
         places = {row_id: place for place, row_id in enumerate(unique)}
         spread = read.take(pa.array([places[row_id] for row_id in row_ids]))
-        _merge(values, spread, {name: f"{via}.{name}" for name in wanted})
+        merge_columns(values, spread, {name: f"{via}.{name}" for name in wanted})
     return [_decode(row) for row in values]
 
 
@@ -129,7 +129,8 @@ def _is_artifact(planner: Planner, item: Input) -> bool:
     return item.stage != FACES_STAGE and isinstance(planner.graph[item.stage], ArtifactStage)
 
 
-def _merge(values: list[dict[str, Any]], read: pa.Table, names: dict[str, str]) -> None:
+def merge_columns(values: Sequence[dict[str, Any]], read: pa.Table, names: dict[str, str]) -> None:
+    """Put columns of a table into rows of the same order, under other names; lists become numpy arrays."""
     for column, name in names.items():
         for row, value in zip(values, _column_values(read[column]), strict=True):
             row[name] = value

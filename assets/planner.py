@@ -10,6 +10,7 @@ from collections import Counter
 from collections.abc import Collection
 from dataclasses import dataclass, field
 from functools import cached_property
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -288,9 +289,9 @@ def explain_rows(stage: RowStage, rows: StageRows, forced: bool = False) -> dict
     stored, expected = rows.stored.take(pa.array(positions)), rows.expected.take(pa.array(positions))
     labels = ["code_version", "config", "weights", *(f"input:{item.label}" for item in stage.tracked)]
     edges = [PART_BYTES * step for step in range(3)]
-    edges += [RECIPE_BYTES + DIGEST_BYTES * step for step in range(len(stage.tracked))]
+    edges += [RECIPE_BYTES + DIGEST_BYTES * step for step in range(len(stage.tracked) + 1)]
     flags = np.zeros(len(positions), dtype=np.int64)
-    for bit, (start, stop) in enumerate(zip(edges, [*edges[1:], None], strict=True)):
+    for bit, (start, stop) in enumerate(pairwise(edges)):
         part = pc.not_equal(_slice(stored, start, stop), _slice(expected, start, stop))
         # a null means that the upstream has no digest any more: that input is what changed
         flags |= np.asarray(pc.fill_null(part, bit >= 3)).astype(np.int64) << bit
@@ -300,7 +301,7 @@ def explain_rows(stage: RowStage, rows: StageRows, forced: bool = False) -> dict
     return dict(why)
 
 
-def _slice(values: pa.Array, start: int, stop: int | None) -> pa.Array:
+def _slice(values: pa.Array, start: int, stop: int) -> pa.Array:
     return pc.binary_slice(values, start, stop)
 
 

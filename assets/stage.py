@@ -13,14 +13,15 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Protocol
 
+import numpy as np
 import pyarrow as pa
 from pydantic import BaseModel, ConfigDict
-from resources.weights.resolve import ResolvedWeight, resolve
 
 from resources.lake.digest import recipe_prefix
 from resources.lake.lake import Artifact, Lake
 from resources.lake.schema import Column, state_field
 from resources.photos.reasons import RowError
+from resources.weights.resolve import ResolvedWeight, resolve
 
 Row = Mapping[str, Any]
 """Input values of one row by column name; `image` is a decoded upright RGB uint8 array (H, W, 3)."""
@@ -119,7 +120,8 @@ class RowStage(Stage):
     """A stage that computes columns of `table`, one value per row.
 
     `row_columns` are columns of the row itself that are read besides the inputs (a swap's `method`); they
-    never change for a given key, so they are not part of the fingerprint.
+    never change for a given key, so they are not part of the fingerprint. `preview` draws one row (its
+    inputs and outputs, and the photo as `image`) as RGB uint8.
     """
 
     table: str = "faces"
@@ -127,7 +129,7 @@ class RowStage(Stage):
     load: Callable[[StageContext], RowModel]
     row_columns: tuple[str, ...] = ()
     batch_size: int = 16
-    preview: Callable[[Sequence[Row]], bytes] | None = None
+    preview: Callable[[Row], np.ndarray] | None = None
 
     @property
     def group_fields(self) -> list[pa.Field]:

@@ -4,6 +4,11 @@
 `ingest.py` brings photographs in, `checkpoints.py` and `artifacts.py` keep what is trained.
 """
 
+import os
+
+# Lance warns at every DataReplacement that the operation is young; commit.py checks what Lance does not.
+os.environ.setdefault("LANCE_LOG", "error")
+
 from resources.lake.lake import Lake, LakeError
 from resources.lake.schema import Column, Status
 from resources.lake.table import LakeTable, Snapshot

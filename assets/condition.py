@@ -1,0 +1,92 @@
+"""`condition`: the parameters of the condition image, and the proof that it can be rendered.
+
+The picture itself is never stored: it is rendered where it is used, from photo, masks, landmarks and iris.
+Its SHA-256 is stored, so that what reads it becomes stale exactly when a pixel of it would change.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+
+import pyarrow as pa
+from models.faces.condition import ConditionConfig
+from models.faces.parsing import decode_codes, unpack_mask
+from pydantic import Field
+
+from assets.stage import Input, Row, RowOutcome, RowStage, StageConfig, StageContext
+from models.faces.frame import FaceFrame, face_frame, frame_condition
+from resources.lake.schema import Column
+from resources.photos.reasons import Reason, RowError
+
+
+class ConditionStageConfig(StageConfig):
+    """Which condition image is rendered, and at which side length."""
+
+    image: ConditionConfig = Field(
+        default=ConditionConfig(), description="Which condition image, and how its dots are drawn."
+    )
+    size: int = Field(
+        ge=16, description="Side of the square frame, px; the photo is resized to it before drawing."
+    )
+
+
+PREVIEW_SIZE = 256
+"""Previews are drawn at this side length with the paper's dots, whatever the model's size is."""
+
+CONDITION_INPUTS = (
+    Input("faces", ("image",)),
+    Input("landmarks", ("landmarks_68",)),
+    Input("iris", ("iris_10",)),
+    Input("masks", ("parsing", "visible_face")),
+)
+"""What a condition image is rendered from."""
+
+
+def condition_stage(config: ConditionStageConfig) -> RowStage:
+    """The stage `condition`: renders each condition image once and keeps its recipe and digest."""
+
+    def load(context: StageContext):
+        def render(rows: Sequence[Row]) -> list[RowOutcome]:
+            return [_describe(row, config) for row in rows]
+
+        return render
+
+    return RowStage(
+        name="condition",
+        code_version="1",
+        description="Parameters and digest of the condition image: face squeezed to 8x8, landmarks, iris.",
+        config=config,
+        inputs=CONDITION_INPUTS,
+        outputs=(
+            Column("condition_recipe", pa.string()),
+            Column("condition_sha256", pa.string()),
+            Column("face_fraction", pa.float32(), quantum=1e-3),
+        ),
+        load=load,
+        preview=lambda row: frame_condition(row_frame(row, PREVIEW_SIZE), ConditionConfig()),
+    )
+
+
+def row_frame(row: Row, size: int) -> FaceFrame:
+    """The frame of one lake row: its photo and stored annotation at `size` pixels."""
+    height, width = row["image"].shape[:2]
+    return face_frame(
+        row["image"],
+        decode_codes(row["parsing"], (height, width)),
+        unpack_mask(row["visible_face"], (height, width)),
+        row["landmarks_68"].reshape(68, 2),
+        row["iris_10"].reshape(10, 2),
+        size,
+    )
+
+
+def _describe(row: Row, config: ConditionStageConfig) -> RowOutcome:
+    frame = row_frame(row, config.size)
+    if frame.face_fraction == 0.0:
+        return RowError(Reason.FACE_TOO_SMALL, f"no pixel of the face is left at {config.size} px")
+    return {
+        "condition_recipe": config.image.model_dump_json(),
+        "condition_sha256": hashlib.sha256(frame_condition(frame, config.image).tobytes()).hexdigest(),
+        "face_fraction": frame.face_fraction,
+    }

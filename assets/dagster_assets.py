@@ -1,0 +1,220 @@
+"""Dagster's view of a stage: one asset per stage, its data version, metadata, preview and row accounting.
+
+An asset's body is the shared runner behind a guard: when nothing is stale in the lake, nothing is computed
+and the old data version is emitted again, however the run was launched.
+"""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Mapping
+from typing import Any
+
+import dagster as dg
+
+from assets.artifacts import ArtifactResult, run_artifact
+from assets.previews import stage_preview
+from assets.runner import ShardResult, run_shard
+from assets.stage import ArtifactStage, RowStage, Stage, StageGraph
+from resources.lake.ingest import refresh_shard
+from resources.lake.lake import Lake
+from resources.lake.resource import LakeResource
+from resources.lake.schema import FACES_STAGE
+from resources.lake.state import ingest_account
+
+ACCOUNTING_CHECK = "rows_accounted"
+GPU_POOL = "gpu"
+GROUPS = {"faces": "annotation", "triplets": "training", "swaps": "swapping"}
+
+SHARDS = {
+    "faces": dg.DynamicPartitionsDefinition(name="shards"),
+    "triplets": dg.DynamicPartitionsDefinition(name="triplet_shards"),
+    "swaps": dg.DynamicPartitionsDefinition(name="swap_shards"),
+}
+"""Partitions of every table: hundreds of comma-free keys, registered as shards come to be."""
+
+
+def build_assets(graph: StageGraph) -> list[dg.AssetsDefinition]:
+    """Every stage of a profile as an asset, `faces` first."""
+    assets = [_faces_asset()]
+    for stage in graph.stages:
+        if isinstance(stage, RowStage):
+            assets.append(_row_asset(graph, stage))
+        elif isinstance(stage, ArtifactStage):
+            assets.append(_artifact_asset(graph, stage))
+    return assets
+
+
+def _options(stage_name: str, table: str | None) -> dict[str, Any]:
+    check = dg.AssetCheckSpec(
+        ACCOUNTING_CHECK,
+        asset=stage_name,
+        blocking=True,
+        description="Every row is exactly one of ok, quarantined and pending, and none is pending.",
+    )
+    options: dict[str, Any] = {"name": stage_name, "check_specs": [check]}
+    if table is not None:
+        options |= {
+            "partitions_def": SHARDS[table],
+            "backfill_policy": dg.BackfillPolicy.multi_run(1),
+            "group_name": GROUPS[table],
+        }
+    else:
+        options["group_name"] = "training"
+    return options
+
+
+def _faces_asset() -> dg.AssetsDefinition:
+    @dg.asset(
+        **_options(FACES_STAGE, "faces"),
+        kinds={"lance"},
+        code_version="1",
+        description="Photographs on disk as rows. Materialising a shard reads changed source files again; "
+        "new photographs come in with `orchard ingest` or the scheduled refresh.",
+    )
+    def faces(context: dg.AssetExecutionContext, lake: LakeResource):
+        opened = lake.open()
+        report = refresh_shard(opened, context.partition_key)
+        for image_id in report.removed:
+            context.log.warning("the source file of %s is gone; its row is kept", image_id)
+        result = ingest_account(opened, context.partition_key)
+        return _materialisation(
+            version=result.digest,
+            passed=result.ok + result.quarantined == result.rows,
+            metadata={
+                "rows": result.rows,
+                "ok": result.ok,
+                "quarantined": result.quarantined,
+                "replaced": report.replaced,
+                "source_files_gone": len(report.removed),
+                "reasons": dict(result.reasons),
+            },
+            preview=stage_preview(opened, None, FACES_STAGE, context.partition_key),
+        )
+
+    return faces
+
+
+def _row_asset(graph: StageGraph, stage: RowStage) -> dg.AssetsDefinition:
+    @dg.asset(
+        **_options(stage.name, stage.table),
+        deps=_dependencies(graph, stage),
+        code_version=stage.code_version,
+        description=stage.description,
+        pool=GPU_POOL,
+        kinds={"lance", *(["torch"] if stage.weights else [])},
+    )
+    def asset(context: dg.AssetExecutionContext, lake: LakeResource):
+        opened = lake.open()
+        result = run_shard(
+            opened,
+            graph,
+            stage,
+            context.partition_key,
+            device=lake.device,
+            report=context.log.info,
+        )
+        preview = stage_preview(opened, graph, stage.name, context.partition_key)
+        return _materialisation(
+            version=result.digest,
+            passed=result.accounts() and result.pending == 0,
+            metadata=row_metadata(result),
+            preview=preview,
+        )
+
+    return asset
+
+
+def _artifact_asset(graph: StageGraph, stage: ArtifactStage) -> dg.AssetsDefinition:
+    @dg.asset(
+        **_options(stage.name, None),
+        deps=_dependencies(graph, stage),
+        code_version=stage.code_version,
+        description=stage.description,
+        pool=GPU_POOL,
+    )
+    def asset(context: dg.AssetExecutionContext, lake: LakeResource):
+        opened = lake.open()
+        result = run_artifact(opened, graph, stage, device=lake.device, report=context.log.info)
+        register_partitions(context.instance, opened)
+        preview = stage.preview(opened, result.artifact) if stage.preview else None
+        return _materialisation(
+            version=result.artifact.digest.hex(),
+            passed=True,
+            metadata=artifact_metadata(result),
+            preview=preview,
+        )
+
+    return asset
+
+
+def _dependencies(graph: StageGraph, stage: Stage) -> list[str]:
+    """Upstream assets that Dagster should know of.
+
+    Pair tables do not depend on photo shards in Dagster: 366 of them would exceed what it tracks (it never
+    marks an asset stale through 100 or more upstream partitions), and the release stands in between.
+    """
+    own = stage.table if isinstance(stage, RowStage) else None
+    names = []
+    for item in stage.inputs:
+        if item.stage == FACES_STAGE or isinstance(graph[item.stage], RowStage):
+            upstream_table = "faces" if item.stage == FACES_STAGE else graph[item.stage].table  # type: ignore[attr-defined] -- checked above
+            if own is not None and upstream_table != own:
+                continue
+        names.append(item.stage)
+    return list(dict.fromkeys(names))
+
+
+def _materialisation(
+    version: str, passed: bool, metadata: Mapping[str, Any], preview: bytes | None
+) -> dg.MaterializeResult:
+    shown: dict[str, Any] = dict(metadata)
+    if preview is not None:
+        picture = base64.b64encode(preview).decode()
+        shown["preview"] = dg.MetadataValue.md(f"![preview](data:image/png;base64,{picture})")
+    check = dg.AssetCheckResult(
+        check_name=ACCOUNTING_CHECK,
+        passed=passed,
+        metadata={
+            name: metadata[name] for name in ("rows", "ok", "quarantined", "pending") if name in metadata
+        },
+    )
+    return dg.MaterializeResult(data_version=dg.DataVersion(version), metadata=shown, check_results=[check])
+
+
+def row_metadata(result: ShardResult) -> dict[str, Any]:
+    """What a person wants to see of one shard."""
+    return {
+        "rows": result.rows,
+        "ok": result.ok,
+        "quarantined": result.quarantined,
+        "pending": result.pending,
+        "computed": result.computed,
+        "seconds": round(result.seconds, 3),
+        "rows_per_second": round(result.computed / result.seconds, 2) if result.computed else 0.0,
+        "reasons": dict(result.reasons),
+    }
+
+
+def artifact_metadata(result: ArtifactResult) -> dict[str, Any]:
+    """What a person wants to see of an artifact: whether it was made now, and its own figures."""
+    shown = {
+        name: value
+        for name, value in result.artifact.metadata.items()
+        if isinstance(value, str | int | float)
+    }
+    return {"made_now": result.made, "seconds": round(result.seconds, 3), **shown}
+
+
+def register_partitions(instance: dg.DagsterInstance, lake: Lake) -> dict[str, list[str]]:
+    """Register every shard of the lake as a partition; returns what was new, by table."""
+    new: dict[str, list[str]] = {}
+    for table, partitions in SHARDS.items():
+        name = partitions.name
+        assert name is not None  # all of ours are named
+        wanted = lake.table(table).snapshot().shards()
+        missing = [key for key in wanted if not instance.has_dynamic_partition(name, key)]
+        if missing:
+            instance.add_dynamic_partitions(name, missing)
+            new[table] = missing
+    return new

@@ -1,0 +1,75 @@
+"""`latents`: photo and condition image as the swap model's latents, cached for training and swapping."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import pyarrow as pa
+from pydantic import Field
+
+from assets.condition import CONDITION_INPUTS, ConditionStageConfig, row_frame
+from assets.stage import Input, Row, RowOutcome, RowStage, StageConfig, StageContext
+from models.faces.frame import frame_condition
+from models.swap.config import SwapModelConfig, tiny
+from resources.lake.schema import Column
+
+
+class LatentsConfig(StageConfig):
+    """Which frame is encoded and whose codec does it."""
+
+    condition: ConditionStageConfig = Field(description="The frame and its condition image.")
+    base: str = Field(description="Weight role of the base checkpoint that brings the codec.")
+    model: SwapModelConfig = Field(default_factory=tiny, description="Shape of the base model.")
+
+    @property
+    def latent_size(self) -> int:
+        """Numbers in one latent: tokens x channels."""
+        return self.model.image_tokens * self.model.codec.channels
+
+
+def latents_stage(config: LatentsConfig) -> RowStage:
+    """The stage `latents`. Masks and points are read, but the condition's digest already covers them."""
+    latent = pa.list_(pa.float16(), config.latent_size)
+    covered = tuple(
+        Input(item.stage, item.columns, tracked=item.stage == "faces") for item in CONDITION_INPUTS
+    )
+
+    def load(context: StageContext) -> LatentModel:
+        return LatentModel(config, context)
+
+    return RowStage(
+        name="latents",
+        code_version="1",
+        description="Latents of the photo and of its condition image (float16), rows of tokens first.",
+        config=config,
+        inputs=(*covered, Input("condition", ("condition_sha256",))),
+        weights=(config.base,),
+        outputs=(
+            Column("latent_target", latent, quantum=1 / 64),
+            Column("latent_condition", latent, quantum=1 / 64),
+        ),
+        load=load,
+        batch_size=32,
+    )
+
+
+class LatentModel:
+    """The codec of the base model, loaded once."""
+
+    def __init__(self, config: LatentsConfig, context: StageContext) -> None:
+        from models.swap.base import load_codec
+
+        self.config = config
+        self.codec = load_codec(context.weight(config.base), context.device)
+
+    def __call__(self, rows: Sequence[Row]) -> list[RowOutcome]:
+        """One outcome per row, in order."""
+        frames = [row_frame(row, self.config.condition.size) for row in rows]
+        conditions = [frame_condition(frame, self.config.condition.image) for frame in frames]
+        targets = self.codec.encode(np.stack([frame.image for frame in frames])).cpu().numpy()
+        encoded = self.codec.encode(np.stack(conditions)).cpu().numpy()
+        return [
+            {"latent_target": target.astype(np.float16), "latent_condition": condition.astype(np.float16)}
+            for target, condition in zip(targets, encoded, strict=True)
+        ]
