@@ -154,7 +154,7 @@ def hair_depth(attribute, theta, x, y):
     if style == HAIR_PARTED:
         front = 0.58 + 0.22 * smoothstep(-0.50, 0.42, x) - 0.10 * smoothstep(0.42, 0.75, x)
     elif style == HAIR_FRINGE:
-        front = 0.52 + 0.02 * math.cos(9.0 * theta)
+        front = 0.58 + 0.02 * math.cos(9.0 * theta)
         temple, nape = -0.30, -0.75
     elif style == HAIR_OPEN:
         front = 0.80 - 0.30 * smoothstep(0.15, 0.95, turn)

@@ -111,7 +111,7 @@ def _freckles(identity, face, colour, x, y, seed):
         centre_y = row + 0.25 + 0.5 * lattice_noise(column, row, key + 2)
         radius = 0.12 + 0.13 * lattice_noise(column, row, key + 3) ** 2
         distance = math.hypot(across - centre_x, up - centre_y)
-        share = (0.35 + 0.45 * amount) * smoothstep(radius, 0.35 * radius, distance)
+        share = (0.25 + 0.40 * amount) * smoothstep(radius, 0.35 * radius, distance)
         colour = tinted(colour, 1 - 0.40 * share, 1 - 0.56 * share, 1 - 0.64 * share)
     return colour
 
@@ -172,7 +172,7 @@ def paint_skin(identity, attribute, face, x, y):
         bag = y - face.eye_y + 0.72 * face.eye_height + 0.065
         shade = identity.eye_bags * bell(side - face.eye_x + 0.02, 0.11) * bell(bag, 0.026)
         colour = tinted(colour, 1 - 0.85 * shade, 1 - shade, 1 - 0.85 * shade)
-    nostril = 0.78 * bell(side - 0.50 * face.nose_width, 0.027) * bell(y - face.nose_y + 0.060, 0.017)
+    nostril = 0.70 * bell(side - 0.50 * face.nose_width, 0.027) * bell(y - face.nose_y + 0.060, 0.017)
     crease = 0.22 * bell(side - face.nose_width - 0.005, 0.018) * bell(y - face.nose_y - 0.02, 0.050)
     under = 0.10 * bell(x, 0.85 * face.nose_width) * bell(y - face.nose_y + 0.085, 0.035)
     socket = 0.14 * bell(side - face.eye_x + 0.09, 0.075) * bell(y - face.eye_y - 0.045, 0.065)

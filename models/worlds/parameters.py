@@ -29,7 +29,7 @@ IDENTITY_PARAMETERS: tuple[Parameter, ...] = (
     Parameter("jaw_width", 0.50, 0.78, "half width of the jaw, face units"),
     Parameter("cheek_width", 0.74, 0.87, "half width at the cheekbones, face units"),
     Parameter("forehead_width", 0.72, 0.88, "half width of the forehead, face units"),
-    Parameter("chin_length", 0.86, 1.12, "distance from the head's centre down to the chin, face units"),
+    Parameter("chin_length", 0.92, 1.14, "distance from the head's centre down to the chin, face units"),
     Parameter("chin_prominence", 0.00, 0.20, "how far the chin stands out, face units"),
     Parameter("cheek_prominence", -0.02, 0.14, "how far the cheekbones stand out, face units"),
     Parameter("eye_spacing", 0.285, 0.385, "distance from the middle line to an eye's centre, face units"),
@@ -43,10 +43,10 @@ IDENTITY_PARAMETERS: tuple[Parameter, ...] = (
     Parameter("brow_strength", 0.45, 1.00, "opacity of the brow hair"),
     Parameter("brow_distance", 0.150, 0.250, "height of a brow above its eye, face units"),
     Parameter("brow_ridge", 0.00, 0.09, "how far the brow ridge stands out, face units"),
-    Parameter("nose_length", 0.34, 0.54, "distance from eye level down to the nose tip, face units"),
+    Parameter("nose_length", 0.36, 0.52, "distance from eye level down to the nose tip, face units"),
     Parameter("nose_width", 0.080, 0.185, "half width of the nose at its wings, face units"),
-    Parameter("nose_prominence", 0.17, 0.34, "how far the nose tip stands out, face units"),
-    Parameter("nose_bridge", 0.03, 0.17, "how far the nose's root stands out, face units"),
+    Parameter("nose_prominence", 0.17, 0.31, "how far the nose tip stands out, face units"),
+    Parameter("nose_bridge", 0.03, 0.15, "how far the nose's root stands out, face units"),
     Parameter("mouth_width", 0.180, 0.330, "half width of the relaxed mouth, face units"),
     Parameter("upper_lip", 0.018, 0.082, "thickness of the upper lip, face units"),
     Parameter("lower_lip", 0.028, 0.100, "thickness of the lower lip, face units"),
@@ -168,6 +168,8 @@ class _ParameterRows:
         values = self.values.copy()
         names = [parameter.name for parameter in self.parameters]
         for name, value in columns.items():
+            if name not in names:
+                raise ValueError(f"{type(self).__name__} has no parameter {name!r}")
             values[:, names.index(name)] = value
         return type(self)(values)
 

@@ -91,7 +91,7 @@ def sample_attributes(seed: int, count: int) -> Attributes:
     share = (tone - lower)[:, None]
     colour("skin", SKIN_TONES[lower] * (1 - share) + SKIN_TONES[lower + 1] * share, 0.02)
     colour("hair", HAIR_COLOURS[(applied("hair_red") * len(HAIR_COLOURS)).astype(np.int64)], 0.04)
-    put("glasses", np.floor(applied("glasses") * 5) - 2)
+    put("glasses", np.floor(applied("glasses") * 8) - 5)
     colour("glasses", np.full((count, 3), 0.22), 0.2)
     put("hair_style", np.floor(draw("hair_style") * 4))
     # Walls and clothes: any lightness, moderate colour.
