@@ -114,6 +114,9 @@ class SwapModelConfig(FrozenConfig):
 
     name: str = Field(description="Profile name, for logs and manifests.")
     image_size: int = Field(gt=0, description="Side of the square image, pixels.")
+    base_dtype: Literal["float32", "bfloat16"] = Field(
+        default="float32", description="Precision of the frozen weights; adapters are always float32."
+    )
     transformer: TransformerConfig
     identity: IdentityConfig
     condition: ConditionBranchConfig = ConditionBranchConfig()
@@ -271,6 +274,7 @@ def flux_krea() -> SwapModelConfig:
     return SwapModelConfig(
         name="flux-krea",
         image_size=512,
+        base_dtype="bfloat16",
         transformer=TransformerConfig(
             in_channels=64,
             num_layers=19,

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from models.swap.config import IdentityConfig
 
-SOFT_LIMIT = 4.0  # standard deviations beyond which a whitened embedding is squeezed
+SOFT_LIMIT = 6.0  # within-person deviations beyond which a whitened embedding is squeezed
 
 
 class IdentityCrossAttention(nn.Module):
@@ -71,7 +71,7 @@ class IdentityEncoder(nn.Module):
 
     def forward(self, embedding_BD: Tensor) -> Tensor:
         """Return (B, T, token_dim) tokens; ValueError if the embedding has another length."""
-        flat = embedding_BD.flatten(1)
+        flat = embedding_BD.flatten(1).to(next(iter(self.buffers())).dtype)
         if flat.shape[1] != self.config.embedding_dim:
             raise ValueError(
                 f"identity embedding has {flat.shape[1]} values, this model takes {self.config.embedding_dim}"
@@ -92,18 +92,29 @@ class IdentityEncoder(nn.Module):
         return self(zeros)
 
     @torch.no_grad()
-    def fit_whitening(self, embeddings_ND: Tensor, *, floor: float = 0.02) -> None:
-        """Set mean and whitening from embeddings; directions below `floor` of the largest variance are
-        damped.
+    def fit_whitening(self, embeddings_ND: Tensor, people_N: Tensor, *, floor: float = 0.02) -> None:
+        """Set mean and whitening from photos of several people, (N, D) with (N,) integer labels.
+
+        After it, the photos of one person scatter with unit covariance about that person's mean (linear
+        discriminant scaling): directions that pose and light move are shrunk, those that tell people apart
+        stand out. `floor` is added to every variance, as a share of the largest. ValueError unless some
+        person has two photos.
         """
         if self.config.encoder != "mlp":
             raise ValueError("only the 'mlp' encoder is whitened")
         embeddings = embeddings_ND.double()
-        mean = embeddings.mean(dim=0)
-        centred = embeddings - mean
-        values, vectors = torch.linalg.eigh(centred.T @ centred / len(embeddings))
+        count = int(people_N.max()) + 1
+        sums = torch.zeros(count, embeddings.shape[1], dtype=torch.float64).index_add_(
+            0, people_N, embeddings
+        )
+        photos = torch.bincount(people_N, minlength=count)
+        freedom = len(people_N) - int((photos > 0).sum())
+        if freedom < 1:
+            raise ValueError("whitening needs people with two photos or more")
+        scatter = embeddings - (sums / photos.clamp(min=1)[:, None])[people_N]
+        values, vectors = torch.linalg.eigh(scatter.T @ scatter / freedom)
         scale = (values.clamp(min=0) + floor * values.max()).rsqrt()
-        self.mean.copy_(mean)
+        self.mean.copy_(embeddings.mean(dim=0))
         self.whitening.copy_(vectors * scale)
 
 

@@ -71,6 +71,8 @@ class SwapTransformer(nn.Module):
         self.flux.add_adapter(adapters, adapter_name=ADAPTER)
         generator = torch.Generator().manual_seed(seed)
         for name, parameter in self.lora_parameters().items():
+            # Adapters stay float32 under a half-precision base: small updates vanish in bfloat16.
+            parameter.data = parameter.data.float()
             if ".lora_A." in name:
                 start = torch.randn(parameter.shape, generator=generator) / config.rank
                 parameter.data.copy_(start)
@@ -96,7 +98,7 @@ class SwapTransformer(nn.Module):
         image_ids_L3: Tensor | None = None,
         condition_ids_L3: Tensor | None = None,
     ) -> Tensor:
-        """Return the velocity (noise minus image), (B, L, C).
+        """Return the velocity (noise minus image), (B, L, C), in the latents' dtype.
 
         Args:
             latents_BLC: noisy packed latents.
@@ -109,10 +111,14 @@ class SwapTransformer(nn.Module):
             condition_ids_L3: positions of the condition tokens before `config.condition` moves them.
         """
         flux = self.flux
-        device = latents_BLC.device
+        device, outer_dtype = latents_BLC.device, latents_BLC.dtype
+        dtype = flux.proj_out.weight.dtype
+        latents_BLC = latents_BLC.to(dtype)
+        text = TextEmbedding(text.tokens_BTD.to(dtype), text.pooled_BD.to(dtype))
+        identity_BTD = None if identity_BTD is None else identity_BTD.to(dtype)
         image_ids = self._ids(image_ids_L3, latents_BLC)
-        text_ids = torch.zeros(text.tokens_BTD.shape[1], 3, device=device, dtype=image_ids.dtype)
-        main_modulation = self._modulation(timestep_B, guidance, text.pooled_BD, latents_BLC.dtype)
+        text_ids = torch.zeros(text.tokens_BTD.shape[1], 3, device=device)
+        main_modulation = self._modulation(timestep_B, guidance, text.pooled_BD)
         words = Branch(flux.context_embedder(text.tokens_BTD), main_modulation, adapted=False)
         embedded = branch_linear(flux.x_embedder, latents_BLC, adapted=False)
         image = Branch(embedded, main_modulation, adapted=False)
@@ -121,10 +127,8 @@ class SwapTransformer(nn.Module):
         condition = None
         if condition_BLC is not None:
             still = torch.full_like(timestep_B, constants.CONDITION_TIMESTEP)
-            modulation = self._modulation(
-                still, constants.CONDITION_GUIDANCE, text.pooled_BD, latents_BLC.dtype
-            )
-            embedded = branch_linear(flux.x_embedder, condition_BLC, adapted=True)
+            modulation = self._modulation(still, constants.CONDITION_GUIDANCE, text.pooled_BD)
+            embedded = branch_linear(flux.x_embedder, condition_BLC.to(dtype), adapted=True)
             condition = Branch(embedded, modulation, adapted=True)
             lengths["condition"] = condition_BLC.shape[1]
             ids.append(
@@ -135,7 +139,7 @@ class SwapTransformer(nn.Module):
             attention_mask(lengths, attention_rule(self.config.condition), device),
         )
         hidden_BLD = self._blocks(words, image, condition, joint, identity_BTD)
-        return flux.proj_out(flux.norm_out(hidden_BLD, main_modulation))
+        return flux.proj_out(flux.norm_out(hidden_BLD, main_modulation)).to(outer_dtype)
 
     def _blocks(
         self,
@@ -172,8 +176,8 @@ class SwapTransformer(nn.Module):
             return checkpoint(function, *arguments, use_reentrant=False)
         return function(*arguments)
 
-    def _modulation(self, timestep_B: Tensor, guidance: float, pooled: Tensor, dtype: torch.dtype) -> Tensor:
-        timestep = timestep_B.to(dtype) * 1000
+    def _modulation(self, timestep_B: Tensor, guidance: float, pooled: Tensor) -> Tensor:
+        timestep = timestep_B.to(pooled.dtype) * 1000
         if not self.config.transformer.guidance_embeds:
             return self.flux.time_text_embed(timestep, pooled)
         return self.flux.time_text_embed(timestep, torch.full_like(timestep, guidance * 1000), pooled)

@@ -338,13 +338,19 @@ def test_identity_encoder_null_and_errors(build_model):
     encoder = model.identity_encoder
     torch.testing.assert_close(encoder.unconditional(2), encoder(torch.zeros(2, 128)))
     generator = torch.Generator().manual_seed(3)
-    cloud = torch.randn(500, 128, generator=generator) * torch.linspace(0.01, 0.3, 128) + 0.7
-    encoder.fit_whitening(cloud)
+    people = torch.arange(200).repeat_interleave(5)
+    pose = torch.randn(1000, 128, generator=generator) @ torch.randn(128, 128, generator=generator) * 0.05
+    cloud = torch.randn(200, 128, generator=generator)[people] * 0.1 + pose + 0.7
+    encoder.fit_whitening(cloud, people, floor=0.0)
     whitened = (cloud - encoder.mean) @ encoder.whitening
-    assert whitened.mean().abs() < 1e-3
-    covariance = whitened.T @ whitened / len(whitened)
-    assert (covariance - torch.diag(covariance.diagonal())).abs().max() < 1e-3
+    assert whitened.mean().abs() < 1e-2
+    centres = torch.stack([whitened[people == person].mean(dim=0) for person in range(200)])
+    scatter = whitened - centres[people]
+    covariance = scatter.T @ scatter / (1000 - 200)
+    torch.testing.assert_close(covariance, torch.eye(128), atol=2e-2, rtol=0)
     assert torch.isfinite(encoder(torch.zeros(1, 128))).all()
+    with pytest.raises(ValueError, match="two photos or more"):
+        encoder.fit_whitening(cloud, torch.arange(1000))
     with pytest.raises(ValueError, match="512 values, this model takes 128"):
         encoder(torch.zeros(1, 512))
 

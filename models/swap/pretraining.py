@@ -1,0 +1,158 @@
+"""Make the tiny base: `python -m models.swap.pretraining --dlib-weights <.dat> --work <folder> --output
+<file>`.
+
+The whole network is trained on exact swaps of the procedural world, so that identity has an effect before any
+teacher is trained on it; what PuLID's weights are to FLUX, this training is to the tiny base. A killed run
+started again with the same arguments goes on where it was.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from models.identity.embedding import IdentityEmbedder
+from models.swap import config as swap_config
+from models.swap.base import SwapBase, save_base
+from models.swap.codec import PatchCodec
+from models.swap.config import SwapModelConfig, TrainingRecipe
+from models.swap.pretraining_data import WorldConfig, WorldData, WorldPool, build_pool
+from models.swap.pretraining_evaluation import evaluate
+from models.swap.training import StepLosses, train
+from models.swap.transformer import SwapTransformer
+
+CODEC_IMAGES = 6000
+HELD_OUT_SEED = 1_000_003  # added to the seed: people and scenes that training never saw
+
+
+def fresh_base(config: SwapModelConfig, pool: WorldPool, seed: int) -> tuple[SwapTransformer, PatchCodec]:
+    """Return a random transformer and a codec fitted to the pool, with fixed prompts."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        model = SwapTransformer(config)
+    model.prompts.fill_with_noise(torch.Generator().manual_seed(seed))
+    # A velocity of zero is the better start: the output map begins silent.
+    torch.nn.init.zeros_(model.flux.proj_out.weight)
+    torch.nn.init.zeros_(model.flux.proj_out.bias)
+    people, photos, width = pool.embeddings_PKD.shape
+    embeddings = torch.from_numpy(pool.embeddings_PKD).reshape(-1, width)
+    model.identity_encoder.fit_whitening(embeddings, torch.arange(people).repeat_interleave(photos))
+    codec = PatchCodec(config.codec)
+    rng = np.random.default_rng(seed)
+    targets = rng.choice(len(pool.targets_NHWC), min(CODEC_IMAGES, len(pool.targets_NHWC)), replace=False)
+    conditions = rng.choice(
+        len(pool.conditions_SHWC), min(CODEC_IMAGES // 4, len(pool.conditions_SHWC)), replace=False
+    )
+    codec.fit(np.concatenate([pool.targets_NHWC[targets], pool.conditions_SHWC[conditions]]))
+    return model, codec
+
+
+def pretrain(
+    config: SwapModelConfig,
+    recipe: TrainingRecipe,
+    world: WorldConfig,
+    embedder: IdentityEmbedder,
+    work_dir: Path,
+    output: Path,
+    *,
+    export_every: int | None = None,
+) -> SwapBase:
+    """Render (or reload) the pool, train everything, write the base to `output` and return it."""
+    pool = build_pool(config, world, embedder, work_dir, _log)
+    model, codec = fresh_base(config, pool, recipe.seed)
+    black = codec.encode(np.zeros((1, config.image_size, config.image_size, 3), np.uint8))[0]
+    began = time.monotonic()
+    first: list[int] = []
+
+    def on_step(step: int, losses: StepLosses) -> None:
+        first.append(step) if not first else None
+        if step % 100 == 0 or step == recipe.steps:
+            rate = (step - first[0] + 1) * recipe.batch_size / (time.monotonic() - began)
+            _log(f"step {step} of {recipe.steps}: loss {losses.flow:.4f}, {rate:.0f} samples/s")
+        if export_every is not None and step % export_every == 0:
+            save_base(output, model, codec)
+
+    train(
+        model,
+        WorldData(pool, codec),
+        recipe,
+        work_dir / "run",
+        codec=codec,
+        black_latents_LC=black,
+        provenance={"world": world.model_dump_json()},
+        on_step=on_step,
+    )
+    save_base(output, model, codec)
+    return SwapBase(model, codec, config, "")
+
+
+def recipe_from(arguments: argparse.Namespace) -> TrainingRecipe:
+    """Return the pretraining recipe: everything moves, and a tenth of the steps has no condition branch."""
+    return TrainingRecipe(
+        steps=arguments.steps,
+        batch_size=arguments.batch_size,
+        learning_rate=arguments.learning_rate,
+        schedule="cosine",
+        warmup_steps=min(200, arguments.steps // 10),
+        weight_decay=0.01,
+        gradient_clip=1.0,
+        branch_removal=0.1,
+        identity_loss_weight=0.0,
+        trainable="everything",
+        checkpoint_interval=arguments.checkpoint_interval,
+        seed=arguments.seed,
+    )
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Run the command line."""
+    parser = argparse.ArgumentParser(prog="python -m models.swap.pretraining", description=__doc__)
+    parser.add_argument("--dlib-weights", type=Path, required=True, help="dlib's face recognition .dat file")
+    parser.add_argument("--work", type=Path, required=True, help="folder for the pool and resumable states")
+    parser.add_argument("--output", type=Path, required=True, help="safetensors file to write")
+    parser.add_argument("--steps", type=int, default=5000)
+    parser.add_argument("--batch-size", type=int, default=64)
+    parser.add_argument("--learning-rate", type=float, default=2e-3)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--people", type=int, default=2000)
+    parser.add_argument("--photos", type=int, default=4)
+    parser.add_argument("--scenes", type=int, default=20_000)
+    parser.add_argument("--checkpoint-interval", type=int, default=250)
+    parser.add_argument("--export-every", type=int, help="write the output every so many steps too")
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--held-out-pairs", type=int, default=100, help="pairs of the closing evaluation")
+    arguments = parser.parse_args(argv)
+    torch.set_num_threads(arguments.threads)
+    config = swap_config.tiny()
+    world = WorldConfig(
+        seed=arguments.seed, people=arguments.people, photos=arguments.photos, scenes=arguments.scenes
+    )
+    embedder = IdentityEmbedder(arguments.dlib_weights, "cpu")
+    base = pretrain(
+        config,
+        recipe_from(arguments),
+        world,
+        embedder,
+        arguments.work,
+        arguments.output,
+        export_every=arguments.export_every,
+    )
+    held_out = WorldConfig(seed=arguments.seed + HELD_OUT_SEED, people=200, photos=4, scenes=600)
+    report = evaluate(
+        base, build_pool(config, held_out, embedder, arguments.work, _log), held_out, arguments.held_out_pairs
+    )
+    (arguments.work / "report.json").write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
+    _log(json.dumps(report))
+
+
+def _log(line: str) -> None:
+    print(f"{time.strftime('%H:%M:%S')} {line}", flush=True)
+
+
+if __name__ == "__main__":
+    main()

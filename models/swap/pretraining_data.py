@@ -1,0 +1,183 @@
+"""Pictures of the procedural world for pretraining a base: exact swaps, rendered once and kept.
+
+A *scene* is a set of attributes. Its condition image is made from person A in the scene; its targets are two
+other people and A in the very same scene, rendered: the exact swaps. The identity is the embedding of another
+photo of the target's person, in other attributes. So the only way to know the face is the embedding.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from pydantic import Field
+
+from models.faces.condition import ConditionConfig
+from models.faces.frame import FaceFrame, face_frame, frame_condition
+from models.identity.embedding import five_points_from_68
+from models.swap.codec import LatentCodec
+from models.swap.config import FrozenConfig, SwapModelConfig
+from models.swap.data import TrainingBatch
+from models.worlds import WORLD_VERSION, Attributes, Identities, render, sample_attributes, sample_identities
+
+CHUNK = 500
+RENDER_SIZE = 64  # scenes are rendered at this side and averaged down to the model's
+CONDITION = ConditionConfig(landmark_radius=0, iris_radius=0)  # at 32 px, dots of one pixel
+
+
+class Embedder(Protocol):
+    """Face embedder: uint8 RGB pictures and five points each (pixels) to (N, D) float32."""
+
+    def embed(
+        self, images: list[NDArray[np.uint8]], landmark5: list[NDArray[np.float32]]
+    ) -> NDArray[np.float32]:
+        """Return one embedding per picture."""
+        ...
+
+
+class WorldConfig(FrozenConfig):
+    """How much of the world is rendered."""
+
+    seed: int = Field(default=0, ge=0, description="Decides people, photos and scenes; others share no one.")
+    people: int = Field(default=2000, ge=3, description="Identities.")
+    photos: int = Field(default=4, ge=1, description="Embedded photos of each.")
+    scenes: int = Field(default=20_000, ge=1, description="Scenes, each with three targets.")
+    photo_size: int = Field(default=256, ge=64, description="Side of the photos that are embedded.")
+
+
+@dataclass(frozen=True)
+class WorldPool:
+    """Rendered scenes: uint8 pictures, and embeddings of photos of everyone in them.
+
+    `targets_NHWC` are exact swaps into the scenes `scene_N`, of people `person_N`; `conditions_SHWC` one per
+    scene; `scene_person_S` is the person the condition was made from; `embeddings_PKD` K photos of each
+    person. `attributes_S` is each scene's row of attributes, to render it again with anyone else.
+    """
+
+    targets_NHWC: NDArray[np.uint8]
+    person_N: NDArray[np.int64]
+    scene_N: NDArray[np.int64]
+    conditions_SHWC: NDArray[np.uint8]
+    scene_person_S: NDArray[np.int64]
+    embeddings_PKD: NDArray[np.float32]
+    attributes_S: NDArray[np.float32]
+
+
+def build_pool(
+    config: SwapModelConfig,
+    world: WorldConfig,
+    embedder: Embedder,
+    cache_dir: Path,
+    log: Callable[[str], None] = print,
+) -> WorldPool:
+    """Render the pool, or load it from `cache_dir` if the very same one was rendered before."""
+    cache_dir.mkdir(parents=True, exist_ok=True)
+    text = json.dumps([world.model_dump(), config.image_size, CONDITION.model_dump(), WORLD_VERSION])
+    path = cache_dir / f"world_{hashlib.sha256(text.encode()).hexdigest()[:12]}.npz"
+    if path.exists():
+        log(f"world pool loaded from {path}")
+        with np.load(path) as arrays:
+            return WorldPool(**dict(arrays.items()))
+    people = world_people(world)
+    embeddings = _embed_people(people, world, embedder, log)
+    pool = _render_scenes(people, config, world, embeddings, log)
+    unfinished = path.with_suffix(".unfinished.npz")
+    np.savez(unfinished, **vars(pool))
+    unfinished.replace(path)
+    return pool
+
+
+def world_people(world: WorldConfig) -> Identities:
+    """Return everyone in the pool, in the order of its person numbers."""
+    return sample_identities(_seed(world, 1), world.people)
+
+
+def render_scene(people: Identities, attributes: Attributes, size: int) -> NDArray[np.uint8]:
+    """Return photos at the model's size, (N, size, size, 3), rendered as the pool's targets are."""
+    return np.stack([frame.image for frame in _frames(people, attributes, size)])
+
+
+def _seed(world: WorldConfig, purpose: int) -> int:
+    return int(np.random.SeedSequence([world.seed, purpose]).generate_state(1)[0])
+
+
+def _embed_people(
+    people: Identities, world: WorldConfig, embedder: Embedder, log: Callable[[str], None]
+) -> NDArray[np.float32]:
+    """Return (P, K, D): embeddings of K photos of each person, each with attributes of its own."""
+    owner = np.repeat(np.arange(world.people), world.photos)
+    attributes = sample_attributes(_seed(world, 2), len(owner))
+    rows = []
+    for start in range(0, len(owner), CHUNK):
+        part = np.arange(start, min(start + CHUNK, len(owner)))
+        faces = render(people[owner[part]], attributes[part], size=world.photo_size, supersample=1, workers=1)
+        points = [five_points_from_68(landmarks) for landmarks in faces.landmarks_68_N682]
+        rows.append(embedder.embed(list(faces.images_NHWC), points))
+        log(f"embedded {part[-1] + 1} of {len(owner)} photos")
+    return np.concatenate(rows).reshape(world.people, world.photos, -1).astype(np.float32)
+
+
+def _render_scenes(
+    people: Identities,
+    config: SwapModelConfig,
+    world: WorldConfig,
+    embeddings_PKD: NDArray[np.float32],
+    log: Callable[[str], None],
+) -> WorldPool:
+    rng = np.random.default_rng(_seed(world, 3))
+    attributes = sample_attributes(_seed(world, 4), world.scenes)
+    # Three different people per scene; the first is the one the condition is made from.
+    person_S3 = np.stack([rng.choice(world.people, 3, replace=False) for _ in range(world.scenes)])
+    size = config.image_size
+    targets = np.empty((world.scenes, 3, size, size, 3), np.uint8)
+    conditions = np.empty((world.scenes, size, size, 3), np.uint8)
+    for start in range(0, world.scenes, CHUNK):
+        part = np.arange(start, min(start + CHUNK, world.scenes))
+        for place in range(3):
+            frames = _frames(people[person_S3[part, place]], attributes[part], size)
+            targets[part, place] = np.stack([frame.image for frame in frames])
+            if place == 0:
+                conditions[part] = np.stack([frame_condition(frame, CONDITION) for frame in frames])
+        log(f"rendered {part[-1] + 1} of {world.scenes} scenes")
+    return WorldPool(
+        targets_NHWC=targets.reshape(-1, size, size, 3),
+        person_N=person_S3.reshape(-1).astype(np.int64),
+        scene_N=np.repeat(np.arange(world.scenes), 3).astype(np.int64),
+        conditions_SHWC=conditions,
+        scene_person_S=person_S3[:, 0].astype(np.int64),
+        embeddings_PKD=embeddings_PKD,
+        attributes_S=attributes.values,
+    )
+
+
+def _frames(people: Identities, attributes: Attributes, size: int) -> list[FaceFrame]:
+    """Return rendered photos with exact masks and points, at the model's size."""
+    faces = render(people, attributes, size=RENDER_SIZE, supersample=2, workers=1)
+    visible = np.ones((RENDER_SIZE, RENDER_SIZE), bool)
+    parts = zip(faces.images_NHWC, faces.parsing_NHW, faces.landmarks_68_N682, faces.iris_N102, strict=True)
+    return [face_frame(image, parsing, visible, points, iris, size) for image, parsing, points, iris in parts]
+
+
+class WorldData:
+    """Training batches from a pool: exact swaps as targets, another photo's embedding as identity."""
+
+    def __init__(self, pool: WorldPool, codec: LatentCodec) -> None:
+        self._pool, self._codec = pool, codec
+
+    def sample(self, rng: np.random.Generator, batch_size: int) -> TrainingBatch:
+        """Return targets, their scenes' conditions, and a random photo's embedding of each one's person."""
+        pool = self._pool
+        rows = rng.integers(len(pool.targets_NHWC), size=batch_size)
+        photos = rng.integers(pool.embeddings_PKD.shape[1], size=batch_size)
+        return TrainingBatch(
+            self._codec.encode(pool.targets_NHWC[rows]),
+            self._codec.encode(pool.conditions_SHWC[pool.scene_N[rows]]),
+            torch.from_numpy(pool.embeddings_PKD[pool.person_N[rows], photos]),
+        )

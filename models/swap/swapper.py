@@ -1,0 +1,117 @@
+"""A face swapper ready to use: base, optional adapters, and the whole of sampling behind one call."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import cast
+
+import torch
+from torch import Tensor
+
+from models.swap.base import SwapBase, load_base
+from models.swap.checkpoint import MANIFEST_NAME, load_checkpoint
+from models.swap.config import SamplingConfig
+from models.swap.inversion import inversion_inputs, inversion_velocity, invert, partial_sigmas
+from models.swap.lora_files import LoraMismatch, apply_lora, read_lora
+from models.swap.sampling import Inputs, euler, guided_velocity, noise_rows, shifted_sigmas
+
+
+class Swapper:
+    """Swap faces in latent space. `base` gives codec and config; images stay with the caller."""
+
+    def __init__(self, base: SwapBase, *, device: str = "cpu") -> None:
+        self.base = base
+        self.device = torch.device(device)
+        self._black_1LC = base.black_latents_LC().to(self.device)[None]
+
+    @classmethod
+    def load(cls, base_path: Path, lora_path: Path | None = None, device: str = "cpu") -> Swapper:
+        """Load a base and, if given, a LoRA file or checkpoint folder on top; both are checked strictly.
+
+        Raises LoraMismatch if the adapters do not fit, or their manifest names another base.
+        """
+        base = load_base(base_path, device=device)
+        if lora_path is not None:
+            apply_lora(base.model, _verified_lora(base, lora_path))
+            base.model.requires_grad_(False).to(device)
+        return cls(base, device=device)
+
+    @torch.inference_mode()
+    def swap(
+        self,
+        source_embedding_BD: Tensor,
+        condition_latents_BLC: Tensor | None,
+        target_latents_BLC: Tensor | None,
+        sampling: SamplingConfig,
+        seeds: Sequence[int],
+        *,
+        target_embedding_BD: Tensor | None = None,
+    ) -> Tensor:
+        """Return the latents (B, L, C), float32 on the CPU, of the source's face in the target's picture.
+
+        With `sampling.inversion` the target's latents are inverted and sampled from there, and the seeds play
+        no part; without, every row starts from the noise of its own seed. A row's result does not depend on
+        the rest of its batch, up to floating-point rounding.
+
+        Args:
+            source_embedding_BD: whose face.
+            condition_latents_BLC: latents of the target's condition image (teacher) or of the target itself
+            (student);
+                None removes the branch.
+            target_latents_BLC: latents of the target; needed for inversion alone.
+            sampling: steps, guidances, inversion.
+            seeds: one per row.
+            target_embedding_BD: the target's own identity, for the `trgID_*` inversions.
+
+        Raises:
+            ValueError: batch sizes differ, or something that `sampling` asks for was not given.
+        """
+        batch = len(source_embedding_BD)
+        given = {
+            "condition latents": condition_latents_BLC,
+            "target latents": target_latents_BLC,
+            "seeds": seeds,
+        }
+        for name, value in given.items():
+            if value is not None and len(value) != batch:
+                raise ValueError(f"{len(value)} {name} for {batch} source embeddings")
+        model, config = self.base.model, self.base.config
+        encoder = model.identity_encoder
+        inputs = Inputs(
+            text=model.prompts.prompt(batch),
+            condition_BLC=self._to_device(condition_latents_BLC),
+            identity_BTD=encoder(source_embedding_BD.to(self.device)),
+            black_BLC=self._black_1LC.expand(batch, -1, -1),
+            unconditional_BTD=encoder.unconditional(batch),
+        )
+        sigmas = shifted_sigmas(sampling.steps, config.image_tokens, shift=sampling.shift)
+        if sampling.inversion is None:
+            start = noise_rows(seeds, config.image_tokens, config.transformer.in_channels).to(self.device)
+        else:
+            if target_latents_BLC is None:
+                raise ValueError(
+                    "inversion needs the target's latents; give them, or set sampling.inversion to None"
+                )
+            own = None if target_embedding_BD is None else encoder(target_embedding_BD.to(self.device))
+            seen = inversion_inputs(sampling.inversion, inputs, own)
+            sigmas = partial_sigmas(sigmas, sampling.inverse_steps)
+            start = invert(
+                inversion_velocity(model, seen, sampling),
+                cast(Tensor, self._to_device(target_latents_BLC)),
+                sigmas,
+                second_order=sampling.second_order,
+            )
+        return euler(guided_velocity(model, inputs, sampling), start, sigmas).cpu()
+
+    def _to_device(self, latents_BLC: Tensor | None) -> Tensor | None:
+        return None if latents_BLC is None else latents_BLC.to(self.device, torch.float32)
+
+
+def _verified_lora(base: SwapBase, path: Path) -> dict[str, Tensor]:
+    if not (path / MANIFEST_NAME).is_file():
+        return read_lora(path)
+    lora, manifest = load_checkpoint(path)
+    if manifest.base_sha256 != base.sha256:
+        raise LoraMismatch(f"{path} was trained on base {manifest.base_sha256}, this is base {base.sha256}")
+    return lora
