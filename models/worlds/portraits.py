@@ -122,17 +122,25 @@ def identity_of(image_id: str) -> str:
 
 
 def write_portraits(
-    root: Path, *, identities: int = 24, photos: int = 8, size: int = 256, swap_pairs: int = 32, seed: int = 0
+    root: Path,
+    *,
+    identities: int = 24,
+    photos: int = 8,
+    size: int = 256,
+    swap_pairs: int = 32,
+    held_out: int | None = None,
+    seed: int = 0,
 ) -> PortraitSet:
     """Write the missing files of a portrait folder and return the whole set.
 
     `identities` people with `photos` photographs each, `size` pixels square, and the truth of `swap_pairs`
-    swaps between different people. Existing files are left alone, byte and time stamp.
+    swaps between different people, the last `held_out` of them (all when None). Existing files are left
+    alone, byte and time stamp.
 
     Raises `ValueError` when more distinct swaps are asked for than there are, or when `root` already holds
     the world file of other numbers.
     """
-    world = _describe(identities, photos, size, swap_pairs, seed)
+    world = _describe(identities, photos, size, swap_pairs, held_out or identities, seed)
     portraits = PortraitSet(Path(root), world)
     world_path = portraits.root / "world.json"
     if world_path.exists() and parse_portraits(portraits.root).world != world:
@@ -174,12 +182,17 @@ def parse_portraits(root: Path) -> PortraitSet:
     return PortraitSet(Path(root), world)
 
 
-def _describe(identities: int, photos: int, size: int, swap_pairs: int, seed: int) -> WorldFile:
-    possible = identities * (identities - 1) * photos
+def _describe(
+    identities: int, photos: int, size: int, swap_pairs: int, held_out: int, seed: int
+) -> WorldFile:
+    if not 0 < held_out <= identities:
+        raise ValueError(f"held_out must be 1 to {identities} people, not {held_out}")
+    possible = held_out * (held_out - 1) * photos
     if not 0 <= swap_pairs <= possible:
         raise ValueError(
-            f"{identities} identities with {photos} photos give at most {possible} swaps, not {swap_pairs}"
+            f"{held_out} identities with {photos} photos give at most {possible} swaps, not {swap_pairs}"
         )
+    first = identities - held_out
     names = [f"w{person:06d}" for person in range(identities)]
     stems = [f"{photo + 1:04d}_01" for photo in range(photos)]
     people = sample_identities(seed, identities).values
@@ -188,9 +201,10 @@ def _describe(identities: int, photos: int, size: int, swap_pairs: int, seed: in
     pairs = []
     # Every (source person, another person, photograph of theirs) at most once: it names the truth file.
     for choice in generator.choice(possible, swap_pairs, replace=False) if swap_pairs else ():
-        source, rest = divmod(int(choice), (identities - 1) * photos)
+        source, rest = divmod(int(choice), (held_out - 1) * photos)
         other, photo = divmod(rest, photos)
-        target = other if other < source else other + 1
+        target = first + (other if other < source else other + 1)
+        source += first
         source_stem = stems[int(generator.integers(photos))]
         pairs.append(
             SwapPair(

@@ -154,5 +154,5 @@ def arm_mesh(side):
             share = column / 8.0
             points[row, column, 0] = side * (HINGE_X + 0.27 * math.sqrt(share))
             points[row, column, 1] = HINGE_Y - 0.03 * share + (row - 0.5) * 0.042
-            points[row, column, 2] = GLASSES_FRONT - GLASSES_CURVE * HINGE_X**2 - 0.95 * share
+            points[row, column, 2] = GLASSES_FRONT - GLASSES_CURVE * HINGE_X**2 - 0.80 * share
     return points, np.zeros((2, 9, 2))

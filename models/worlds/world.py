@@ -94,7 +94,7 @@ def render(
     """Photographs of the given people, row by row, with the given attributes.
 
     A pure function: a row's bytes depend on nothing but that row, `size` and `supersample` (samples per pixel
-    and axis). `workers` threads share the rows, by default one per available core. The first call on a
+    and axis). `workers` threads share the rows, by default one per core. The first call on a
     machine compiles for some seconds; later processes load the machine code from numba's cache.
 
     Raises `ValueError` when the two tables differ in length or a size is not positive.
@@ -130,7 +130,7 @@ def render(
             faces.iris_radius_N2,
         )
 
-    with ThreadPoolExecutor(workers or len(os.sched_getaffinity(0))) as pool:
+    with ThreadPoolExecutor(workers or os.cpu_count() or 1) as pool:
         for _ in pool.map(render_row, range(count)):
             pass
     return faces
