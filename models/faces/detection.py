@@ -21,8 +21,8 @@ INPUT_MULTIPLE = 32
 """The feature pyramid halves its input five times, so both sides must divide by 32."""
 
 MINIMUM_LONG_SIDE = 320
-"""Smaller images are enlarged to this long side: the network was trained on faces from about 10 px at stride
-4."""
+"""Smaller images are enlarged to this long side; at stride 4 a face of 10 px would cover two or three
+cells."""
 
 OUTPUTS = ("537", "538", "539", "540")
 """Names of the graph's outputs: heat map, log scale, centre offset, key points."""

@@ -9,6 +9,7 @@ import logging
 import os
 import sys
 import tempfile
+import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -114,6 +115,8 @@ class FaceMesh:
         )
         with quiet_native_log():
             self._landmarker = vision.FaceLandmarker.create_from_options(options)
+        # Also runs at interpreter exit, where MediaPipe's own destructor would come too late.
+        self._close = weakref.finalize(self, self._landmarker.close)
 
     def __enter__(self) -> Self:
         return self
@@ -125,7 +128,7 @@ class FaceMesh:
 
     def close(self) -> None:
         """Free the graph; further calls of `fit` fail."""
-        self._landmarker.close()
+        self._close()
 
     def fit(self, image: Image, box: NDArray[np.floating]) -> MeshFit | None:
         """Fit the mesh to the face in `box`.
