@@ -132,12 +132,12 @@ def _is_artifact(planner: Planner, item: Input) -> bool:
 def merge_columns(values: Sequence[dict[str, Any]], read: pa.Table, names: dict[str, str]) -> None:
     """Put columns of a table into rows of the same order, under other names; lists become numpy arrays."""
     for column, name in names.items():
-        for row, value in zip(values, _column_values(read[column]), strict=True):
+        for row, value in zip(values, column_values(read[column]), strict=True):
             row[name] = value
 
 
-def _column_values(column: pa.ChunkedArray) -> list[Any]:
-    """Column values as Python objects; fixed-size lists become numpy arrays without a Python list between."""
+def column_values(column: pa.ChunkedArray) -> list[Any]:
+    """Column values as Python objects; fixed-size lists become numpy arrays, with no Python list between."""
     if not pa.types.is_fixed_size_list(column.type):
         return column.to_pylist()
     array = column.combine_chunks()

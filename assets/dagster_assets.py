@@ -4,11 +4,9 @@ An asset's body is the shared runner behind a guard: when nothing is stale in th
 and the old data version is emitted again, however the run was launched.
 """
 
-from __future__ import annotations
-
 import base64
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Callable, Mapping
+from typing import Any, cast
 
 import dagster as dg
 
@@ -64,14 +62,12 @@ def _options(stage_name: str, table: str | None) -> dict[str, Any]:
     return options
 
 
+def _asset(body: Callable[..., Any], **options: Any) -> dg.AssetsDefinition:
+    """`dg.asset` as a function: its overloads do not see through computed options."""
+    return cast(dg.AssetsDefinition, dg.asset(**options)(body))
+
+
 def _faces_asset() -> dg.AssetsDefinition:
-    @dg.asset(
-        **_options(FACES_STAGE, "faces"),
-        kinds={"lance"},
-        code_version="1",
-        description="Photographs on disk as rows. Materialising a shard reads changed source files again; "
-        "new photographs come in with `orchard ingest` or the scheduled refresh.",
-    )
     def faces(context: dg.AssetExecutionContext, lake: LakeResource):
         opened = lake.open()
         report = refresh_shard(opened, context.partition_key)
@@ -92,19 +88,18 @@ def _faces_asset() -> dg.AssetsDefinition:
             preview=stage_preview(opened, None, FACES_STAGE, context.partition_key),
         )
 
-    return faces
+    return _asset(
+        faces,
+        **_options(FACES_STAGE, "faces"),
+        kinds={"lance"},
+        code_version="1",
+        description="Photographs on disk as rows. Materialising a shard reads changed source files again; "
+        "new photographs come in with `orchard ingest` or the scheduled refresh.",
+    )
 
 
 def _row_asset(graph: StageGraph, stage: RowStage) -> dg.AssetsDefinition:
-    @dg.asset(
-        **_options(stage.name, stage.table),
-        deps=_dependencies(graph, stage),
-        code_version=stage.code_version,
-        description=stage.description,
-        pool=GPU_POOL,
-        kinds={"lance", *(["torch"] if stage.weights else [])},
-    )
-    def asset(context: dg.AssetExecutionContext, lake: LakeResource):
+    def body(context: dg.AssetExecutionContext, lake: LakeResource):
         opened = lake.open()
         result = run_shard(
             opened,
@@ -122,18 +117,19 @@ def _row_asset(graph: StageGraph, stage: RowStage) -> dg.AssetsDefinition:
             preview=preview,
         )
 
-    return asset
-
-
-def _artifact_asset(graph: StageGraph, stage: ArtifactStage) -> dg.AssetsDefinition:
-    @dg.asset(
-        **_options(stage.name, None),
+    return _asset(
+        body,
+        **_options(stage.name, stage.table),
         deps=_dependencies(graph, stage),
         code_version=stage.code_version,
         description=stage.description,
         pool=GPU_POOL,
+        kinds={"lance", *(["torch"] if stage.weights else [])},
     )
-    def asset(context: dg.AssetExecutionContext, lake: LakeResource):
+
+
+def _artifact_asset(graph: StageGraph, stage: ArtifactStage) -> dg.AssetsDefinition:
+    def body(context: dg.AssetExecutionContext, lake: LakeResource):
         opened = lake.open()
         result = run_artifact(opened, graph, stage, device=lake.device, report=context.log.info)
         register_partitions(context.instance, opened)
@@ -145,7 +141,14 @@ def _artifact_asset(graph: StageGraph, stage: ArtifactStage) -> dg.AssetsDefinit
             preview=preview,
         )
 
-    return asset
+    return _asset(
+        body,
+        **_options(stage.name, None),
+        deps=_dependencies(graph, stage),
+        code_version=stage.code_version,
+        description=stage.description,
+        pool=GPU_POOL,
+    )
 
 
 def _dependencies(graph: StageGraph, stage: Stage) -> list[str]:

@@ -58,10 +58,10 @@ class LatentModel:
     """The codec of the base model, loaded once."""
 
     def __init__(self, config: LatentsConfig, context: StageContext) -> None:
-        from models.swap.base import load_codec
+        from models.swap.base import load_base
 
         self.config = config
-        self.codec = load_codec(context.weight(config.base), context.device)
+        self.codec = load_base(context.weight(config.base), device=context.device).codec
 
     def __call__(self, rows: Sequence[Row]) -> list[RowOutcome]:
         """One outcome per row, in order."""

@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 from pydantic import Field
 
 from assets.stage import ArtifactStage, Input, StageConfig, StageContext
-from models.swap.pair_sampling import sample_pairs
+from models.swap.pair_sampling import PairStream
 from resources.lake.consent import GENERATIVE_CONSENTS
 from resources.lake.digest import digest_json
 from resources.lake.errors import LakeError
@@ -161,15 +161,17 @@ def _swap_pairs(
             row for row in pinned if row["source_image_id"] in usable and row["target_image_id"] in usable
         ]
         return sorted(kept, key=lambda row: row["pair_id"]), len(pinned) - len(kept)
-    photos = _photos_by_person(usable)
-    pairs = sample_pairs(photos, count=config.swap_pairs, seed=config.seed + 1)
-    return [_pair_row(source, target) for source, target in pairs], 0
+    return _drawn_pairs(_photos_by_person(usable), config.swap_pairs, config.seed + 1), 0
 
 
 def _triplet_pairs(training: dict[str, str], config: ReleaseConfig) -> list[dict[str, Any]]:
     photos = {person: ids for person, ids in _photos_by_person(training).items() if len(ids) > 1}
-    pairs = sample_pairs(photos, count=config.triplets, seed=config.seed)
-    return [_pair_row(source, target) for source, target in pairs]
+    return _drawn_pairs(photos, config.triplets, config.seed)
+
+
+def _drawn_pairs(photos: dict[str, list[str]], count: int, seed: int) -> list[dict[str, Any]]:
+    pairs = PairStream(photos, seed=seed).pairs(count)
+    return [_pair_row(pair.source_photo, pair.target_photo) for pair in pairs]
 
 
 def _photos_by_person(rows: dict[str, str]) -> dict[str, list[str]]:

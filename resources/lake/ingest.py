@@ -12,7 +12,7 @@ import hashlib
 import os
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 from urllib.parse import unquote_to_bytes
@@ -25,7 +25,7 @@ from resources.lake.digest import digest_bytes, quarantine_digest
 from resources.lake.errors import LakeError
 from resources.lake.lake import Lake
 from resources.lake.pairs import shard_name
-from resources.lake.schema import FACES_SCHEMA, FACES_STAGE, Status, state_column
+from resources.lake.schema import FACES_SCHEMA, FACES_STAGE, SOURCE_ROOTS_SCHEMA, Status, state_column
 from resources.photos.decoding import DecodeLimits, inspect_photo, read_photo
 from resources.photos.layouts import FoundPhoto, Layout, detect_layout, escape, scan
 from resources.photos.reasons import Reason, RowError
@@ -150,8 +150,32 @@ def ingest(
         if prune and report.removed:
             lake.faces.delete(report.removed)
             report.pruned = len(report.removed)
+        _remember_root(lake, SourceRoot(escape(root.as_posix()), chosen, shard_size))
     report.shards = sorted(set(report.shards))
     return report
+
+
+@dataclass(frozen=True)
+class SourceRoot:
+    """A folder that was ingested, and how."""
+
+    path: str
+    layout: Layout
+    shard_size: int
+
+
+def source_roots(lake: Lake) -> list[SourceRoot]:
+    """Every folder that was ever ingested, with its layout and shard size."""
+    rows = lake.source_roots.snapshot().dataset.to_table().to_pylist()
+    return [SourceRoot(**row) for row in sorted(rows, key=lambda row: row["path"])]
+
+
+def _remember_root(lake: Lake, root: SourceRoot) -> None:
+    known = {item.path: item for item in source_roots(lake)}
+    if known.get(root.path) == root:
+        return
+    lake.source_roots.delete([root.path])
+    lake.source_roots.append(pa.Table.from_pylist([asdict(root)], schema=SOURCE_ROOTS_SCHEMA))
 
 
 def refresh_shard(lake: Lake, shard: str, limits: DecodeLimits | None = None) -> IngestReport:

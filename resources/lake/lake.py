@@ -17,6 +17,18 @@ from resources.lake.table import LakeTable
 __all__ = ["Artifact", "Lake", "LakeError"]
 
 
+TABLE_KEYS = {
+    "faces": "image_id",
+    "source_roots": "path",
+    "swap_pairs": "pair_id",
+    "triplets": "pair_id",
+    "swaps": "pair_id",
+    "artifacts": "stage",
+    "evaluations": "evaluation",
+}
+"""Every table of the lake and its key column."""
+
+
 @dataclass(frozen=True)
 class Artifact:
     """One finished artifact: a release, a checkpoint or an evaluation.
@@ -61,6 +73,7 @@ class Lake:
         if self.is_local:
             Path(self.uri).mkdir(parents=True, exist_ok=True)
         self.faces.create(schema.FACES_SCHEMA)
+        self.source_roots.create(schema.SOURCE_ROOTS_SCHEMA)
         self.swap_pairs.create(schema.SWAP_PAIRS_SCHEMA)
         self.triplets.create(schema.TRIPLETS_SCHEMA)
         self.swaps.create(schema.SWAPS_SCHEMA)
@@ -74,13 +87,18 @@ class Lake:
 
     def table(self, name: str) -> LakeTable:
         """The table with this name ("faces", "triplets", "swaps", ...)."""
-        key = {"faces": "image_id", "artifacts": "stage", "evaluations": "evaluation"}.get(name, "pair_id")
+        key = TABLE_KEYS[name]
         return LakeTable(f"{self.uri}/{name}.lance", key, self.storage_options)
 
     @property
     def faces(self) -> LakeTable:
         """One row per photograph."""
         return self.table("faces")
+
+    @property
+    def source_roots(self) -> LakeTable:
+        """Folders that were ingested."""
+        return self.table("source_roots")
 
     @property
     def swap_pairs(self) -> LakeTable:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,6 +11,7 @@ import pyarrow as pa
 from resources.lake.lake import Lake
 from resources.lake.schema import SWAP_PAIRS_SCHEMA
 from resources.lake.table import LakeTable
+from resources.photos.pairs import SwapPair
 
 
 @dataclass(frozen=True)
@@ -25,6 +26,19 @@ class PairSync:
 def shard_name(prefix: str, index: int) -> str:
     """Zero-padded, comma-free partition key, e.g. `shard-00003`."""
     return f"{prefix}-{index:05d}"
+
+
+def swap_pair_rows(pairs: Iterable[SwapPair]) -> list[dict[str, Any]]:
+    """Rows of the pinned list; truth files are read."""
+    return [
+        {
+            "pair_id": f"{pair.source}__{pair.target}",
+            "source_image_id": pair.source,
+            "target_image_id": pair.target,
+            "truth": pair.truth.read_bytes() if pair.truth else None,
+        }
+        for pair in pairs
+    ]
 
 
 def store_swap_pairs(lake: Lake, rows: Sequence[Mapping[str, Any]]) -> PairSync:

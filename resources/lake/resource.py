@@ -1,7 +1,5 @@
 """The lake as a Dagster resource: which one, and where its models run."""
 
-from __future__ import annotations
-
 import dagster as dg
 from pydantic import Field
 

@@ -110,6 +110,15 @@ PAIR_FIELDS = [
     pa.field("target_image_id", pa.string(), nullable=False),
 ]
 
+SOURCE_ROOTS_SCHEMA = pa.schema(
+    [
+        pa.field("path", pa.string(), nullable=False),
+        pa.field("layout", pa.string(), nullable=False),
+        pa.field("shard_size", pa.int32(), nullable=False),
+    ]
+)
+"""Folders that were ingested, and how: what a scheduled refresh reads again."""
+
 SWAP_PAIRS_SCHEMA = pa.schema(
     [
         pa.field("pair_id", pa.string(), nullable=False),

@@ -37,13 +37,14 @@ import stat
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, get_args
 
 from resources.photos.reasons import Reason
 
 logger = logging.getLogger(__name__)
 
 Layout = Literal["flat", "identity-folders", "vggface2-hq", "ffhq-pairs"]
+LAYOUTS: tuple[Layout, ...] = get_args(Layout)
 
 _SIDECARS = (
     "csv tsv json jsonl txt md rst html xml yaml yml toml log lock sha256 md5 xmp aae "

@@ -1,0 +1,55 @@
+# Everything starts from Python 3.11, make and git. `make demo` and `make test` install what they need.
+PYTHON ?= python3.11
+VENV := .venv
+BIN := $(VENV)/bin
+DEMO := demo
+EXTRAS_RUN := faces,gen
+EXTRAS_TEST := faces,gen,insightface,dev
+
+# Two libraries with a thread per core each would fight over the cores.
+export OMP_NUM_THREADS ?= 1
+export ORCHARD_LAKE ?= $(CURDIR)/orchard_data
+export DAGSTER_HOME ?= $(CURDIR)/.dagster
+
+.PHONY: help demo test lint format ui doctor lock clean
+
+help:  ## Show this list
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
+
+demo: $(VENV)/.run  ## Install, render a small world, run the whole DAG on the CPU, write the report
+	$(BIN)/orchard doctor
+	$(BIN)/orchard demo --folder $(DEMO)
+
+test: $(VENV)/.test  ## Install and run every check: format, lint, types, layers, tests
+	$(MAKE) --no-print-directory lint
+	$(BIN)/python -m pytest
+
+lint: $(VENV)/.test  ## Format, lint, types, import layers
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/basedpyright
+	$(BIN)/lint-imports
+
+format: $(VENV)/.test  ## Mend format and what the linter can mend
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+ui: $(VENV)/.run  ## Open the Dagster UI of the lake on 127.0.0.1
+	$(BIN)/orchard ui
+
+doctor: $(VENV)/.run  ## Say what this machine lacks and how to mend it
+	$(BIN)/orchard doctor
+
+$(VENV)/.run: pyproject.toml requirements.lock tools/install.sh
+	./tools/install.sh "$(PYTHON)" "$(VENV)" "$(EXTRAS_RUN)"
+	@touch $@
+
+$(VENV)/.test: pyproject.toml requirements.lock tools/install.sh
+	./tools/install.sh "$(PYTHON)" "$(VENV)" "$(EXTRAS_TEST)"
+	@touch $(VENV)/.run $@
+
+lock:  ## Resolve every extra anew and write requirements.lock
+	./tools/lock.sh "$(PYTHON)"
+
+clean:  ## Remove the environment and the demo (photos, lake, Dagster's history)
+	rm -rf $(VENV) $(DEMO) orchard_data .dagster

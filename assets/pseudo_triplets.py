@@ -1,0 +1,88 @@
+"""`pseudo_triplets`: the teacher swaps donor B onto photo A, starting from A's inverted noise.
+
+Attribute-aware inversion (APPLE): the target is inverted with its condition image and without identity, so
+that light, make-up and glasses come along; then it is sampled with the donor's identity. The triplet is
+(another photo of A, this swap, photo A), and the student learns from it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import pyarrow as pa
+from pydantic import Field
+
+from assets.previews import tile_row
+from assets.stage import Input, Row, RowOutcome, RowStage, StageConfig, StageContext
+from assets.swapping import SOURCE, TARGET, marked_row, swap_rows
+from assets.training import checkpoint_folder
+from assets.training_rows import need_artifact
+from models.swap.config import SamplingConfig, SwapModelConfig, tiny
+from resources.lake.schema import Column
+from resources.photos.decoding import decode_upright
+
+
+class PseudoTripletsConfig(StageConfig):
+    """How triplets are made."""
+
+    base: str = Field(description="Weight role of the base checkpoint.")
+    sampling: SamplingConfig = Field(description="Steps, guidances and inversion.")
+    model: SwapModelConfig = Field(default_factory=tiny, description="Shape of the base model.")
+
+
+def pseudo_triplets_stage(config: PseudoTripletsConfig) -> RowStage:
+    """The stage `pseudo_triplets`, one row per ordered pair of people, sharded by pair."""
+    latent = pa.list_(pa.float16(), config.model.image_tokens * config.model.codec.channels)
+
+    def load(context: StageContext) -> TripletModel:
+        return TripletModel(config, context)
+
+    return RowStage(
+        name="pseudo_triplets",
+        code_version="1",
+        table="triplets",
+        description="Teacher with attribute-aware inversion: one swapped picture per ordered pair.",
+        config=config,
+        inputs=(
+            Input("teacher"),
+            Input("faces", ("image", "consent"), via=SOURCE, tracked=False),
+            Input("faces", ("image", "consent"), via=TARGET, tracked=False),
+            Input("identity_embedding", ("identity_embedding",), via=SOURCE),
+            Input("latents", ("latent_target", "latent_condition"), via=TARGET),
+        ),
+        weights=(config.base,),
+        outputs=(
+            Column("swapped", pa.binary(), picture=True),
+            Column("swapped_latents", latent, quantum=1 / 64),
+        ),
+        load=load,
+        batch_size=32,
+        preview=lambda row: tile_row(
+            [row[f"{SOURCE}.image"], row[f"{TARGET}.image"], decode_upright(row["swapped"])], 128
+        ),
+    )
+
+
+class TripletModel:
+    """The teacher, loaded once."""
+
+    def __init__(self, config: PseudoTripletsConfig, context: StageContext) -> None:
+        from models.swap.swapper import Swapper
+
+        teacher = need_artifact(context.lake, "teacher")
+        folder = checkpoint_folder(context.lake, teacher)
+        self.config = config
+        self.model_id = folder.name
+        self.swapper = Swapper.load(context.weight(config.base), folder, context.device)
+
+    def __call__(self, rows: Sequence[Row]) -> list[RowOutcome]:
+        """One outcome per pair, in order."""
+        latents, pictures = swap_rows(self.swapper, rows, "latent_condition", self.config.sampling)
+        return [
+            {
+                "swapped": marked_row(picture, row, self.model_id, "pseudo_triplets"),
+                "swapped_latents": latent.astype(np.float16),
+            }
+            for row, latent, picture in zip(rows, latents, pictures, strict=True)
+        ]

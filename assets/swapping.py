@@ -1,0 +1,71 @@
+"""What pseudo triplets and swaps share: a batch of (source, target) rows through one swapper, marked."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from importlib.metadata import version
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from assets.stage import Row
+from models.swap.config import SamplingConfig
+from resources.photos.marking import Mark, mark_png
+
+if TYPE_CHECKING:
+    from models.swap.swapper import Swapper
+
+SOURCE, TARGET = "source_image_id", "target_image_id"
+
+
+def row_seed(pair_id: str) -> int:
+    """Seed of a pair's noise, from its id alone, so that a batch and a single row give the same picture."""
+    return int.from_bytes(hashlib.blake2b(pair_id.encode(), digest_size=6).digest(), "little")
+
+
+def swap_rows(
+    swapper: Swapper, rows: Sequence[Row], condition: str, sampling: SamplingConfig
+) -> tuple[np.ndarray, np.ndarray]:
+    """Swap a batch; `condition` names the target's latent column that the condition branch sees.
+
+    Returns latents (B, L, C) float32 and pictures (B, S, S, 3) uint8.
+    """
+    import torch
+
+    tokens = swapper.base.config.image_tokens
+
+    def latents(name: str) -> torch.Tensor:
+        stacked = np.stack([row[f"{TARGET}.{name}"] for row in rows]).astype(np.float32)
+        return torch.from_numpy(stacked.reshape(len(rows), tokens, -1))
+
+    embeddings = np.stack([row[f"{SOURCE}.identity_embedding"] for row in rows]).astype(np.float32)
+    swapped = swapper.swap(
+        torch.from_numpy(embeddings),
+        latents(condition),
+        latents("latent_target"),
+        sampling,
+        [row_seed(row["pair_id"]) for row in rows],
+    )
+    return swapped.numpy(), swapper.base.codec.decode(swapped.to(swapper.device))
+
+
+def picture_mark(*, model_id: str, stage: str, source: str, target: str, consent: str) -> Mark:
+    """What a made picture says about itself: that a model made it, which one, and from what."""
+    return Mark(
+        version=version("orchard-faces"),
+        model_id=model_id,
+        stage=stage,
+        source_image_id=source,
+        target_image_id=target,
+        consent=consent,
+    )
+
+
+def marked_row(picture: np.ndarray, row: Row, model_id: str, stage: str) -> bytes:
+    """A marked PNG of one pair row; both photographs' recorded consent is stated."""
+    consent = f"source: {row[f'{SOURCE}.consent']}; target: {row[f'{TARGET}.consent']}"
+    mark = picture_mark(
+        model_id=model_id, stage=stage, source=row[SOURCE], target=row[TARGET], consent=consent
+    )
+    return mark_png(picture, mark)

@@ -1,0 +1,96 @@
+"""`swaps`: every evaluation pair swapped by the teacher, the teacher with inversion, and the student."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import pyarrow as pa
+from pydantic import Field
+
+from assets.previews import tile_row
+from assets.stage import Input, Row, RowOutcome, RowStage, StageConfig, StageContext
+from assets.swapping import SOURCE, TARGET, marked_row, swap_rows
+from assets.training import checkpoint_folder
+from assets.training_rows import need_artifact
+from models.swap.config import SamplingConfig
+from resources.lake.schema import Column
+from resources.photos.decoding import decode_upright
+
+
+class SwapsConfig(StageConfig):
+    """How the evaluation pairs are swapped."""
+
+    base: str = Field(description="Weight role of the base checkpoint.")
+    sampling: SamplingConfig = Field(description="Sampling from noise: teacher and student.")
+    inversion: SamplingConfig = Field(description="Sampling from the inverted target: teacher_inversion.")
+
+
+def swaps_stage(config: SwapsConfig) -> RowStage:
+    """The stage `swaps`, one row per pair and method. Every picture is marked as made."""
+
+    def load(context: StageContext) -> SwapModels:
+        return SwapModels(config, context)
+
+    return RowStage(
+        name="swaps",
+        code_version="1",
+        table="swaps",
+        description="Evaluation pairs swapped by teacher, teacher with inversion, and student.",
+        config=config,
+        inputs=(
+            Input("teacher"),
+            Input("student"),
+            Input("faces", ("image", "consent"), via=SOURCE, tracked=False),
+            Input("faces", ("image", "consent"), via=TARGET, tracked=False),
+            Input("identity_embedding", ("identity_embedding",), via=SOURCE),
+            Input("latents", ("latent_target", "latent_condition"), via=TARGET),
+        ),
+        row_columns=("method",),
+        weights=(config.base,),
+        outputs=(Column("swap", pa.binary(), picture=True),),
+        load=load,
+        batch_size=48,
+        preview=lambda row: tile_row(
+            [row[f"{SOURCE}.image"], row[f"{TARGET}.image"], decode_upright(row["swap"])], 128
+        ),
+    )
+
+
+class SwapModels:
+    """Teacher and student, loaded once."""
+
+    def __init__(self, config: SwapsConfig, context: StageContext) -> None:
+        from models.swap.swapper import Swapper
+
+        self.config = config
+        folders = {
+            name: checkpoint_folder(context.lake, need_artifact(context.lake, name))
+            for name in ("teacher", "student")
+        }
+        base = context.weight(config.base)
+        self.model_ids = {name: folder.name for name, folder in folders.items()}
+        self.swappers = {name: Swapper.load(base, folder, context.device) for name, folder in folders.items()}
+
+    def __call__(self, rows: Sequence[Row]) -> list[RowOutcome]:
+        """One outcome per row, in order; rows of one method go through its model together."""
+        outcomes: dict[int, RowOutcome] = {}
+        for method in dict.fromkeys(row["method"] for row in rows):
+            places = [place for place, row in enumerate(rows) if row["method"] == method]
+            batch = [rows[place] for place in places]
+            name, condition, sampling = self.recipe(method)
+            pictures = swap_rows(self.swappers[name], batch, condition, sampling)[1]
+            for place, row, picture in zip(places, batch, pictures, strict=True):
+                made = marked_row(picture, row, self.model_ids[name], f"swaps/{method}")
+                outcomes[place] = {"swap": made}
+        return [outcomes[place] for place in range(len(rows))]
+
+    def recipe(self, method: str) -> tuple[str, str, SamplingConfig]:
+        """Which checkpoint, which latent it sees as condition, and how it is sampled."""
+        match method:
+            case "teacher":
+                return "teacher", "latent_condition", self.config.sampling
+            case "teacher_inversion":
+                return "teacher", "latent_condition", self.config.inversion
+            case "student":
+                return "student", "latent_target", self.config.sampling
+        raise ValueError(f"no swap method {method!r}")

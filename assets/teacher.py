@@ -1,0 +1,49 @@
+"""`teacher`: APPLE's first model, which learns face swapping as conditional deblurring.
+
+Trained by same-person reconstruction: the condition image of a photo, the identity of another photo of the
+same person, and the photo itself as the answer. Only the adapters of the condition branch learn.
+"""
+
+from __future__ import annotations
+
+from assets.curves import loss_curve
+from assets.stage import ArtifactStage, Input, StageContext
+from assets.training import TrainingConfig, train_checkpoint
+from assets.training_rows import need_artifact, training_rows
+from resources.lake.lake import Artifact
+
+CODE_VERSION = "1"
+
+
+def teacher_stage(config: TrainingConfig) -> ArtifactStage:
+    """The stage `teacher`: adapters trained on one release."""
+
+    def build(context: StageContext, fingerprint: bytes) -> Artifact:
+        from models.swap.base import load_base
+        from models.swap.data import TeacherData
+
+        release = need_artifact(context.lake, "release")
+        base = load_base(context.weight(config.base), device=context.device)
+        rows = training_rows(context.lake, release, base.config.image_tokens)
+        data = TeacherData(rows.target_NLC, rows.condition_NLC, rows.identity_ND, rows.people)
+        return train_checkpoint(
+            context,
+            config,
+            base,
+            data,
+            stage="teacher",
+            code_version=CODE_VERSION,
+            fingerprint=fingerprint,
+            parents={"release": release},
+        )
+
+    return ArtifactStage(
+        name="teacher",
+        code_version=CODE_VERSION,
+        description="LoRA on the condition branch, trained to undo APPLE's condition image.",
+        config=config,
+        inputs=(Input("release"),),
+        weights=(config.base,),
+        build=build,
+        preview=loss_curve,
+    )

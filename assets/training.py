@@ -1,0 +1,124 @@
+"""What teacher and student share: train adapters on the base, resume after a kill, keep a checkpoint."""
+
+from __future__ import annotations
+
+import shutil
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pydantic import Field
+
+from assets.stage import StageConfig, StageContext
+from models.swap.config import TrainingRecipe
+from resources.lake.lake import Artifact, Lake
+
+if TYPE_CHECKING:  # torch loads seconds later, when something is trained
+    from torch import Tensor
+
+    from models.swap.base import SwapBase
+    from models.swap.data import TrainingData
+
+LOSSES_FILE = "losses.jsonl"
+REPORT_SECONDS = 5.0
+
+
+class TrainingConfig(StageConfig):
+    """Which base is trained, and how."""
+
+    base: str = Field(description="Weight role of the base checkpoint.")
+    recipe: TrainingRecipe = Field(description="Steps, batch, learning rate, dropouts, seed.")
+
+
+def train_checkpoint(
+    context: StageContext,
+    config: TrainingConfig,
+    base: SwapBase,
+    data: TrainingData,
+    *,
+    stage: str,
+    code_version: str,
+    fingerprint: bytes,
+    parents: Mapping[str, Artifact],
+    initial_lora: Mapping[str, Tensor] | None = None,
+) -> Artifact:
+    """Train adapters and register them as a checkpoint.
+
+    Training states live under `training/<stage>-<fingerprint>` in the lake, so that a killed run with the
+    same inputs goes on from its last interval; when it is done only the loss curve is kept there.
+    """
+    from models.swap.checkpoint import CheckpointManifest, save_checkpoint
+    from models.swap.training import train
+
+    run = context.lake.folder("training") / f"{stage}-{fingerprint.hex()[:24]}{fingerprint.hex()[-24:]}"
+    started = time.monotonic()
+    last_report = started
+    first = last = 0.0
+
+    def on_step(step: int, losses: Any) -> None:
+        nonlocal last_report, first, last
+        first = first or losses.total
+        last = losses.total
+        if time.monotonic() - last_report > REPORT_SECONDS or step == config.recipe.steps:
+            last_report = time.monotonic()
+            context.report(f"{stage}: step {step}/{config.recipe.steps}, loss {losses.total:.4f}")
+
+    digests = {name: parent.digest.hex() for name, parent in parents.items()}
+    result = train(
+        base.model,
+        data,
+        config.recipe,
+        run,
+        codec=base.codec,
+        black_latents_LC=base.black_latents_LC(),
+        initial_lora=initial_lora,
+        provenance={"base": base.sha256, **digests},
+        device=context.device,
+        on_step=on_step,
+    )
+    manifest = CheckpointManifest(
+        config=base.config,
+        recipe=config.recipe,
+        base_sha256=base.sha256,
+        parents=tuple(f"{name}:{digest}" for name, digest in sorted(digests.items())),
+    )
+    folder = save_checkpoint(context.lake.folder("checkpoints"), result.lora_state, manifest)
+    digest = bytes.fromhex(_manifest_digest(folder))[:16]
+    _keep_losses_only(run)
+    window = max(1, len(result.losses) // 10)
+    return Artifact(
+        stage=stage,
+        fingerprint=fingerprint,
+        digest=digest,
+        code_version=code_version,
+        location=str(folder.relative_to(context.lake.uri)),
+        metadata={
+            "steps": config.recipe.steps,
+            "samples": config.recipe.steps * config.recipe.batch_size,
+            "first_loss": round(sum(item.total for item in result.losses[:window]) / window, 4),
+            "last_loss": round(sum(item.total for item in result.losses[-window:]) / window, 4),
+            "training_seconds": round(time.monotonic() - started, 1),
+            "losses": str((run / LOSSES_FILE).relative_to(context.lake.uri)),
+            "parents": digests,
+            "model_id": folder.name,
+        },
+    )
+
+
+def _manifest_digest(folder: Path) -> str:
+    from models.swap.checkpoint import load_checkpoint
+
+    return load_checkpoint(folder)[1].digest
+
+
+def _keep_losses_only(run: Path) -> None:
+    for path in run.iterdir():
+        if path.name != LOSSES_FILE:
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
+
+
+def checkpoint_folder(lake: Lake, artifact: Artifact) -> Path:
+    """Folder of a checkpoint artifact."""
+    assert artifact.location is not None  # checkpoints always have one
+    return Path(lake.uri) / artifact.location

@@ -1,0 +1,1 @@
+"""The `orchard` commands, one file each."""

@@ -1,0 +1,59 @@
+"""`orchard ui`: Dagster's webserver and daemon on this machine."""
+
+from __future__ import annotations
+
+import os
+import sys
+from typing import Annotated
+
+import typer
+
+from assets.dagster_assets import GPU_POOL
+from pipeline.dagster_sync import dagster_home, open_instance, sync_instance
+from pipeline.options import (
+    DEFAULT_LAKE,
+    DEFAULT_PROFILE,
+    LakeOption,
+    ProfileOption,
+    open_graph,
+    open_lake,
+    project_root,
+)
+from resources.lake.errors import LakeError
+
+LOOPBACK = "127.0.0.1"
+
+
+def ui_command(
+    lake: LakeOption = DEFAULT_LAKE,
+    profile: ProfileOption = DEFAULT_PROFILE,
+    port: Annotated[int, typer.Option(min=1, max=65535, help="Port on the loopback interface.")] = 3000,
+    gpu_slots: Annotated[
+        int, typer.Option(min=1, help="Steps of the gpu pool that run at once on this machine.")
+    ] = 1,
+) -> None:
+    """Open the Dagster UI of one lake: materialise partitions, start backfills, watch the daemon.
+
+    It listens on the loopback interface only: Dagster has no login, and whoever reaches it can start runs.
+    """
+    opened = open_lake(lake)
+    graph = open_graph(opened, profile)
+    if not sync_instance(opened, graph):
+        raise LakeError(
+            f"the Dagster home {dagster_home()} belongs to another lake; give each lake its own, e.g. "
+            f"DAGSTER_HOME={opened.uri}/dagster orchard ui"
+        )
+    with open_instance(opened) as instance:
+        assert instance is not None  # sync_instance looked
+        # an explicit limit: run-granularity pools without one are not limited at all
+        instance.event_log_storage.set_concurrency_slots(GPU_POOL, gpu_slots)
+    environment = {
+        **os.environ,
+        "DAGSTER_HOME": str(dagster_home()),
+        "ORCHARD_LAKE": opened.uri,
+        "ORCHARD_PROFILE": profile,
+    }
+    command = [sys.executable, "-m", "dagster", "dev", "-m", "pipeline.definitions"]
+    command += ["-d", str(project_root()), "-h", LOOPBACK, "-p", str(port)]
+    typer.echo(f"http://{LOOPBACK}:{port}  lake {opened.uri}, profile {profile}")
+    os.execvpe(command[0], command, environment)

@@ -1,0 +1,37 @@
+"""Everything Dagster should know: assets of one profile, the lake, the refresh schedule and its job.
+
+Which lake and which profile come from ORCHARD_LAKE and ORCHARD_PROFILE; `orchard ui` sets both.
+"""
+
+from __future__ import annotations
+
+import os
+
+import dagster as dg
+
+from assets.dagster_assets import build_assets
+from pipeline.automation import refresh_job, refresh_schedule, sync_sensor
+from pipeline.options import DEFAULT_LAKE, DEFAULT_PROFILE
+from pipeline.profiles import profile
+from resources.lake.resource import LakeResource
+
+
+def build_definitions(lake_uri: str, profile_name: str, device: str = "auto") -> dg.Definitions:
+    """Definitions for one lake and one profile."""
+    graph = profile(profile_name).graph()
+    return dg.Definitions(
+        assets=build_assets(graph),
+        jobs=[refresh_job],
+        schedules=[refresh_schedule],
+        sensors=[sync_sensor],
+        resources={"lake": LakeResource(uri=lake_uri, device=device)},
+        # stages are heavy and hold their models: one process per run, not one per step
+        executor=dg.in_process_executor,
+    )
+
+
+defs = build_definitions(
+    os.environ.get("ORCHARD_LAKE", DEFAULT_LAKE),
+    os.environ.get("ORCHARD_PROFILE", DEFAULT_PROFILE),
+    os.environ.get("ORCHARD_DEVICE", "auto"),
+)

@@ -1,0 +1,97 @@
+"""Options that several commands share: which lake, which profile, JSON or people."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from assets.stage import StageGraph
+from pipeline.profiles import DEFAULT_PROFILE, PROFILES, profile
+from resources.lake.lake import Lake
+
+DEFAULT_LAKE = "./orchard_data"
+
+LakeOption = Annotated[
+    str, typer.Option("--lake", envvar="ORCHARD_LAKE", help="Path or URI of the lake.", show_default=True)
+]
+ProfileOption = Annotated[
+    str,
+    typer.Option("--profile", envvar="ORCHARD_PROFILE", help=f"Named run: {', '.join(PROFILES)}."),
+]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")]
+DeviceOption = Annotated[
+    str,
+    typer.Option(
+        "--device", envvar="ORCHARD_DEVICE", help="auto, cpu, cuda or cuda:N. A GPU asked for must exist."
+    ),
+]
+StagesArgument = Annotated[
+    list[str] | None, typer.Argument(metavar="[STAGE]...", help="Stages by name; none means all.")
+]
+ShardOption = Annotated[
+    list[str] | None, typer.Option("--shard", help="Only this shard; may be given several times.")
+]
+
+
+class UsageError(typer.BadParameter):
+    """Something on the command line is wrong; printed without a traceback."""
+
+
+def open_lake(uri: str) -> Lake:
+    """The lake at `uri`, which must exist."""
+    return Lake.open(uri)
+
+
+def open_graph(lake: Lake, name: str) -> StageGraph:
+    """The stages of a profile, their columns made ready in the lake."""
+    if name not in PROFILES:
+        raise UsageError(f"no profile {name!r}; there are: {', '.join(PROFILES)}")
+    graph = profile(name).graph()
+    graph.prepare(lake)
+    return graph
+
+
+def chosen_stages(graph: StageGraph, names: list[str] | None) -> list[str]:
+    """The named stages in topological order; all when none is named. Unknown names are refused."""
+    known = ("faces", *graph.names)
+    unknown = [name for name in names or [] if name not in known]
+    if unknown:
+        raise UsageError(f"no stage {', '.join(unknown)}; there are: {', '.join(known)}")
+    return [name for name in known if not names or name in names]
+
+
+def print_json(value: Any) -> None:
+    """One JSON object on standard output."""
+    typer.echo(json.dumps(value, indent=2))
+
+
+def default_home() -> Path:
+    """Where Dagster keeps its own state unless DAGSTER_HOME says otherwise: beside the project."""
+    return project_root() / ".dagster"
+
+
+def project_root() -> Path:
+    """The folder that holds dagster.yaml and workspace.yaml."""
+    return Path(__file__).resolve().parent.parent
+
+
+__all__ = [
+    "DEFAULT_LAKE",
+    "DEFAULT_PROFILE",
+    "DeviceOption",
+    "JsonOption",
+    "LakeOption",
+    "ProfileOption",
+    "ShardOption",
+    "StagesArgument",
+    "UsageError",
+    "chosen_stages",
+    "default_home",
+    "open_graph",
+    "open_lake",
+    "print_json",
+    "project_root",
+]
