@@ -50,7 +50,8 @@ def run_artifact(
     if not plan.stale and plan.current is not None:
         return ArtifactResult(plan.current, False, time.monotonic() - started)
     choice = choose_device(device)
-    report(f"{stage.name}: {choice.reason}")
+    if stage.weights:
+        report(f"{stage.name}: {choice.reason}")
     context = StageContext(lake, stage.resolve_weights(), choice.device, report)
     artifact = stage.build(context, plan.expected)
     if artifact.fingerprint != plan.expected or artifact.stage != stage.name:

@@ -113,7 +113,8 @@ def load_model(lake: Lake, stage: RowStage, device: str, report: Callable[[str],
 
     def build() -> RowModel:
         choice = choose_device(device)
-        report(f"{stage.name}: {choice.reason}")
+        if stage.weights:
+            report(f"{stage.name}: {choice.reason}")
         return stage.load(StageContext(lake, stage.resolve_weights(), choice.device, report))
 
     return once_per_process(f"{stage.name}:{stage.prefix.hex()}:{device}:{lake.uri}", build)

@@ -7,7 +7,6 @@ from typing import Annotated
 
 import typer
 
-from pipeline.commands.report import write_lake_report
 from pipeline.dagster_sync import sync_instance
 from pipeline.demo_photos import make_demo_photos
 from pipeline.execution import run_stages
@@ -21,7 +20,9 @@ from pipeline.options import (
     open_graph,
     print_json,
 )
+from pipeline.profiles import profile as find_profile
 from pipeline.progress import make_progress
+from pipeline.report import collect, write_report
 from resources.lake.consent import Consent
 from resources.lake.ingest import ingest
 from resources.lake.lake import Lake
@@ -54,7 +55,9 @@ def demo_command(
     graph = open_graph(opened, profile)
     report = run_stages(opened, graph, graph.names, device=device, progress=make_progress())
     sync_instance(opened, graph)
-    path = write_lake_report(opened, graph)
+    data = collect(opened, graph, profile=profile, description=find_profile(profile).description)
+    path = Path(opened.uri) / "report.html"
+    write_report(data, path)
     if json:
         print_json(
             {
