@@ -9,7 +9,6 @@ import logging
 import os
 import sys
 import tempfile
-import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -21,6 +20,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from models.faces.closing import close_before_exit
 from models.faces.images import Image, Points, require_rgb
 
 logger = logging.getLogger(__name__)
@@ -115,8 +115,7 @@ class FaceMesh:
         )
         with quiet_native_log():
             self._landmarker = vision.FaceLandmarker.create_from_options(options)
-        # Also runs at interpreter exit, where MediaPipe's own destructor would come too late.
-        self._close = weakref.finalize(self, self._landmarker.close)
+        close_before_exit(self._landmarker)
 
     def __enter__(self) -> Self:
         return self
@@ -128,7 +127,7 @@ class FaceMesh:
 
     def close(self) -> None:
         """Free the graph; further calls of `fit` fail."""
-        self._close()
+        self._landmarker.close()
 
     def fit(self, image: Image, box: NDArray[np.floating]) -> MeshFit | None:
         """Fit the mesh to the face in `box`.

@@ -6,7 +6,6 @@ background, and the oval ends below the hairline. A glasses detector is left out
 hand (edges across the bridge of the nose) was seen on too few wearers to be trusted.
 """
 
-import weakref
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -17,6 +16,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from models.faces import constants, topology
+from models.faces.closing import close_before_exit
 from models.faces.images import Image, Mask, Points, require_mask, require_points, require_rgb
 from models.faces.mesh import quiet_native_log
 
@@ -119,8 +119,7 @@ class PersonSegmenter:
         )
         with quiet_native_log():
             self._segmenter = vision.ImageSegmenter.create_from_options(options)
-        # Also runs at interpreter exit, where MediaPipe's own destructor would come too late.
-        self._close = weakref.finalize(self, self._segmenter.close)
+        close_before_exit(self._segmenter)
 
     def __enter__(self) -> Self:
         return self
@@ -132,7 +131,7 @@ class PersonSegmenter:
 
     def close(self) -> None:
         """Free the graph; further calls of `segment` fail."""
-        self._close()
+        self._segmenter.close()
 
     def probabilities(self, image: Image) -> NDArray[np.float32]:
         """Person probability of every pixel, float32 (H, W) in 0..1."""
