@@ -140,7 +140,9 @@ def write_portraits(
     Raises `ValueError` when more distinct swaps are asked for than there are, or when `root` already holds
     the world file of other numbers.
     """
-    world = _describe(identities, photos, size, swap_pairs, held_out or identities, seed)
+    world = _describe(
+        identities, photos, size, swap_pairs, identities if held_out is None else held_out, seed
+    )
     portraits = PortraitSet(Path(root), world)
     world_path = portraits.root / "world.json"
     if world_path.exists() and parse_portraits(portraits.root).world != world:

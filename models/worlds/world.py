@@ -50,8 +50,8 @@ def _compiled_renderer(source_digest: str):
     """The compiled one-photograph renderer, cached on disk.
 
     numba's cache looks at the file of the cached function only, not at the files of the functions it calls.
-    The digest of all of the world's sources is a free variable here and so becomes part of the cache's key:
-    a changed source file can never meet a stale machine code.
+    The digest of all sources with compiled functions is a free variable here and so becomes part of the
+    cache's key: a changed source file never meets stale machine code.
     """
 
     @njit(cache=True, nogil=True)
@@ -77,7 +77,9 @@ def _compiled_renderer(source_digest: str):
 def _source_digest() -> str:
     digest = hashlib.sha256()
     for path in sorted(Path(__file__).parent.glob("*.py")):
-        digest.update(path.read_bytes())
+        content = path.read_bytes()
+        if b"import njit" in content:
+            digest.update(content)
     return digest.hexdigest()
 
 

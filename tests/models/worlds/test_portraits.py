@@ -107,6 +107,17 @@ def test_two_folders_with_the_same_numbers_are_the_same_bytes(portraits: Portrai
     assert contents[0] == contents[1]
 
 
+def test_swaps_can_be_kept_to_held_out_people(tmp_path: Path) -> None:
+    held_out = write_portraits(tmp_path, identities=5, photos=2, size=16, swap_pairs=12, held_out=3, seed=1)
+    people = {image_id[:7] for pair in held_out.swap_pairs for image_id in (pair.source, pair.target)}
+    assert people == {"w000002", "w000003", "w000004"}
+    assert all(pair.source[:7] != pair.target[:7] for pair in held_out.swap_pairs)
+    assert len({pair.truth for pair in held_out.swap_pairs}) == 12
+    for refused in (0, 6):
+        with pytest.raises(ValueError, match=f"1 to 5 people, not {refused}"):
+            write_portraits(tmp_path / "none", identities=5, held_out=refused)
+
+
 def test_impossible_numbers_and_damaged_files_are_refused(portraits: PortraitSet, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="at most 4 swaps, not 5"):
         write_portraits(tmp_path / "few", identities=2, photos=2, size=32, swap_pairs=5)
