@@ -23,6 +23,7 @@ from models.swap.config import SwapModelConfig
 from models.swap.transformer import SwapTransformer
 
 FORMAT = "orchard-swap-base-1"
+METADATA_KEY = "orchard"
 CONFIG_NAME = "swap_model.json"
 IDENTITY_NAME = "identity.safetensors"  # PuLID's file, keys `pulid_ca.<layer>.<part>`; others are left alone
 CONSTANTS_NAME = "constants.safetensors"  # `prompt_tokens`, `prompt_pooled`, `unconditional_tokens`
@@ -56,7 +57,8 @@ def save_base(path: Path, model: SwapTransformer, codec: PatchCodec) -> None:
         for name, value in module.state_dict().items():
             dtype = torch.float16 if name in learned else torch.float32
             tensors[f"{part}.{name}"] = value.detach().to("cpu", dtype).contiguous()
-    metadata = {"format": FORMAT, "config": model.config.model_dump_json()}
+    # One key alone: safetensors writes several in random order, and equal weights must give equal files.
+    metadata = {METADATA_KEY: json.dumps({"format": FORMAT, "config": model.config.model_dump(mode="json")})}
     path.parent.mkdir(parents=True, exist_ok=True)
     unfinished = path.with_suffix(".unfinished")
     save_file(tensors, unfinished, metadata=metadata)
@@ -82,12 +84,12 @@ def _load_file(path: Path) -> SwapBase:
     if not path.is_file():
         raise FileNotFoundError(f"no base weights at {path}")
     with safe_open(path, framework="pt") as file:
-        metadata = file.metadata() or {}
+        metadata = json.loads((file.metadata() or {}).get(METADATA_KEY, "{}"))
     if metadata.get("format") != FORMAT:
         raise BaseMismatch(
             f"{path} is no base of format {FORMAT}: its metadata says {metadata.get('format')}"
         )
-    config = SwapModelConfig.model_validate(json.loads(metadata["config"]))
+    config = SwapModelConfig.model_validate(metadata["config"])
     model, codec = SwapTransformer(config), PatchCodec(config.codec)
     tensors = {name: value.float() for name, value in load_file(path).items()}
     _load_part(model, tensors, "model.", path)

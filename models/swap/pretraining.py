@@ -126,6 +126,8 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--export-every", type=int, help="write the output every so many steps too")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--held-out-pairs", type=int, default=100, help="pairs of the closing evaluation")
+    parser.add_argument("--held-out-people", type=int, default=200, help="people of the closing evaluation")
+    parser.add_argument("--held-out-scenes", type=int, default=600, help="scenes of the closing evaluation")
     arguments = parser.parse_args(argv)
     torch.set_num_threads(arguments.threads)
     config = swap_config.tiny()
@@ -142,7 +144,12 @@ def main(argv: list[str] | None = None) -> None:
         arguments.output,
         export_every=arguments.export_every,
     )
-    held_out = WorldConfig(seed=arguments.seed + HELD_OUT_SEED, people=200, photos=4, scenes=600)
+    held_out = WorldConfig(
+        seed=arguments.seed + HELD_OUT_SEED,
+        people=arguments.held_out_people,
+        photos=4,
+        scenes=arguments.held_out_scenes,
+    )
     report = evaluate(
         base, build_pool(config, held_out, embedder, arguments.work, _log), held_out, arguments.held_out_pairs
     )

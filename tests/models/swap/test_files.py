@@ -134,7 +134,8 @@ def test_base_file_round_trip_and_misfits(build_model, tmp_path):
         torch.testing.assert_close(base.model.get_parameter(name), value, rtol=1e-3, atol=1e-4)
     assert base.black_latents_LC().shape == (16, 48)
     tensors = load_file(path)
-    metadata = {"format": "orchard-swap-base-1", "config": model.config.model_dump_json()}
+    config = model.config.model_dump(mode="json")
+    metadata = {"orchard": json.dumps({"format": "orchard-swap-base-1", "config": config})}
     del tensors["model.flux.proj_out.bias"]
     tensors["codec.more"] = torch.zeros(1)
     save_file(tensors, tmp_path / "broken.safetensors", metadata=metadata)

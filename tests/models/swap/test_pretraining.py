@@ -1,0 +1,115 @@
+from __future__ import annotations
+
+import importlib.resources
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from models.identity.embedding import IdentityEmbedder
+from models.swap import config as swap_config
+from models.swap.base import SwapBase, load_base
+from models.swap.pretraining import fresh_base, main
+from models.swap.pretraining_data import WorldConfig, WorldData, build_pool, render_scene, world_people
+from models.swap.pretraining_evaluation import evaluate
+from models.worlds import Attributes
+
+WORLD = WorldConfig(seed=5, people=24, photos=2, scenes=30)
+
+
+@pytest.fixture(scope="module")
+def dlib_weights() -> Path:
+    package = importlib.resources.files("face_recognition_models")
+    return Path(str(package / "models" / "dlib_face_recognition_resnet_model_v1.dat"))
+
+
+@pytest.fixture(scope="module")
+def pool(dlib_weights, tmp_path_factory):
+    return build_pool(
+        swap_config.tiny(),
+        WORLD,
+        IdentityEmbedder(dlib_weights),
+        tmp_path_factory.mktemp("pool"),
+        lambda line: None,
+    )
+
+
+def test_pool_holds_exact_swaps_of_three_people_per_scene(pool):
+    people = world_people(WORLD)
+    person_S3 = pool.person_N.reshape(30, 3)
+    assert all(len(set(row)) == 3 for row in person_S3.tolist())
+    assert np.array_equal(person_S3[:, 0], pool.scene_person_S)
+    for row in (0, 4, 89):
+        scene = pool.scene_N[row : row + 1]
+        again = render_scene(people[pool.person_N[row : row + 1]], Attributes(pool.attributes_S[scene]), 32)
+        assert np.array_equal(again[0], pool.targets_NHWC[row])
+    # The condition is the first person's picture with the face hidden: the rim of the picture is untouched.
+    firsts, conditions = pool.targets_NHWC.reshape(30, 3, 32, 32, 3)[:, 0], pool.conditions_SHWC
+    assert np.array_equal(firsts[:, 0], conditions[:, 0])
+    assert np.abs(firsts[:, 12:20, 12:20].astype(int) - conditions[:, 12:20, 12:20]).mean() > 10
+
+
+def test_world_data_takes_the_identity_from_the_targets_person(pool):
+    _, codec = fresh_base(swap_config.tiny(), pool, 0)
+    data = WorldData(pool, codec)
+    batch = data.sample(np.random.default_rng(1), 50)
+    again = data.sample(np.random.default_rng(1), 50)
+    assert torch.equal(batch.target_latents_BLC, again.target_latents_BLC)
+    latents = codec.encode(pool.targets_NHWC)
+    for row in range(50):
+        found = int((latents - batch.target_latents_BLC[row]).abs().sum(dim=(1, 2)).argmin())
+        photos = pool.embeddings_PKD[pool.person_N[found]]
+        assert any(np.array_equal(photo, batch.identity_BD[row].numpy()) for photo in photos)
+        condition = codec.encode(pool.conditions_SHWC[pool.scene_N[found]][None])[0]
+        torch.testing.assert_close(batch.condition_latents_BLC[row], condition, rtol=1e-4, atol=1e-4)
+
+
+def test_evaluation_reference_rows(pool):
+    model, codec = fresh_base(swap_config.tiny(), pool, 0)
+    base = SwapBase(model.eval(), codec, swap_config.tiny(), "")
+    report = evaluate(base, pool, WORLD, 12, steps=2)
+    assert report["swaps"]["copy target"]["leak"] == 1.0
+    assert report["swaps"]["copy target"]["rank_1_of_20"] < 0.5
+    assert report["swaps"]["ceiling"]["leak"] == 0.0
+    assert report["swaps"]["ceiling"]["rank_1_of_20"] > 0.9
+    assert report["swaps"]["ceiling"]["psnr"] > report["swaps"]["copy target"]["psnr"]
+    # A silent output map predicts zero velocity whatever the identity: the loss is the mean squared velocity.
+    for losses in report["loss"].values():
+        assert losses["right"] == losses["wrong"] == losses["none"]
+        assert 1.5 < losses["right"] < 2.5
+
+
+def test_command_line_trains_exports_and_resumes(dlib_weights, tmp_path, capsys):
+    arguments = [
+        "--dlib-weights",
+        str(dlib_weights),
+        "--work",
+        str(tmp_path),
+        "--people",
+        "6",
+        "--photos",
+        "2",
+    ]
+    arguments += ["--scenes", "8", "--steps", "4", "--batch-size", "4", "--held-out-people", "24"]
+    arguments += ["--held-out-scenes", "8", "--held-out-pairs", "2"]
+    output = tmp_path / "base.safetensors"
+    main([*arguments, "--output", str(output)])
+    base = load_base(output)
+    assert base.config == swap_config.tiny()
+    assert output.stat().st_size < 5_000_000
+    report = json.loads((tmp_path / "report.json").read_text())
+    assert set(report) == {"loss", "swaps"}
+    main([*arguments, "--output", str(tmp_path / "again.safetensors")])
+    assert "world pool loaded" in capsys.readouterr().out
+    assert output.read_bytes() == (tmp_path / "again.safetensors").read_bytes()
+
+
+def test_the_shipped_base_loads_and_knows_identities():
+    """The committed file: right identities give a lower loss than wrong ones on people it never saw."""
+    path = Path(str(importlib.resources.files("models.swap"))) / "checkpoints" / "tiny_base.safetensors"
+    assert path.stat().st_size <= 5_000_000
+    base = load_base(path)
+    assert base.config == swap_config.tiny()
+    assert (path.parent / "MODEL_CARD.md").is_file()
