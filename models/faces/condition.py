@@ -161,7 +161,10 @@ def iris_dots(iris: Points, size: tuple[int, int], radius: int | None) -> Mask:
     canvas = PillowImage.new("L", (size[1], size[0]))
     draw = ImageDraw.Draw(canvas)
     for x, y in _pixels(iris, size):
-        draw.ellipse((x - radius, y - radius, x + radius, y + radius), fill=255)
+        if radius == 0:
+            draw.point((x, y), fill=255)  # Pillow draws nothing for an ellipse of one pixel
+        else:
+            draw.ellipse((x - radius, y - radius, x + radius, y + radius), fill=255)
     return np.asarray(canvas) > 0
 
 
