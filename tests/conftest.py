@@ -7,15 +7,21 @@ are made from one real public-domain picture, so nothing is stored beside the te
 from __future__ import annotations
 
 import io
+import shutil
 import struct
 import zlib
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
+from resources.lake.consent import Consent
+from resources.lake.ingest import ingest
+from resources.lake.lake import Lake
+from resources.lake.pairs import store_swap_pairs, swap_pair_rows
 from resources.photos.reasons import Reason
 
 PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
@@ -186,3 +192,46 @@ def write_photos() -> Callable[[Path, Mapping[str, bytes]], list[Path]]:
         return paths
 
     return write
+
+
+@dataclass(frozen=True)
+class SmallLake:
+    """A finished lake of the profile `smoke`, its photographs, and what the run computed."""
+
+    lake: Lake
+    folder: Path
+    computed: dict[str, int]
+
+    def copy_to(self, folder: Path) -> SmallLake:
+        """A lake of one's own: photographs and lake copied, sources pointing at the copied photographs."""
+        shutil.copytree(self.folder, folder / "world")
+        shutil.copytree(self.lake.uri, folder / "lake")
+        lake = Lake.open(folder / "lake")
+        shutil.move(self.folder, self.folder.with_name("aside"))
+        try:
+            ingest(lake, folder / "world" / "photos", shard_size=8)
+        finally:
+            shutil.move(self.folder.with_name("aside"), self.folder)
+        return SmallLake(lake, folder / "world", dict(self.computed))
+
+
+@pytest.fixture(scope="session")
+def smoke_lake(tmp_path_factory: pytest.TempPathFactory) -> SmallLake:
+    """Five rendered people with four photographs each, two of them held out; every stage has run once.
+
+    Read only: take `copy_to(tmp_path)` to change something.
+    """
+    from models.worlds.portraits import write_portraits
+    from pipeline.execution import run_stages
+    from pipeline.profiles import profile
+    from resources.photos.pairs import read_swap_pairs
+
+    folder = tmp_path_factory.mktemp("smoke") / "world"
+    write_portraits(folder, identities=5, photos=4, size=160, swap_pairs=4, held_out=2)
+    lake = Lake.open(folder.parent / "lake", create=True)
+    ingest(lake, folder / "photos", shard_size=8, consent=Consent.SYNTHETIC)
+    store_swap_pairs(lake, swap_pair_rows(read_swap_pairs(folder / "swap_pairs.csv")))
+    graph = profile("smoke").graph()
+    graph.prepare(lake)
+    report = run_stages(lake, graph, graph.names, device="cpu")
+    return SmallLake(lake, folder, report.computed_rows)
