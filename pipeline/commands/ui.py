@@ -8,7 +8,6 @@ from typing import Annotated
 
 import typer
 
-from assets.dagster_assets import GPU_POOL
 from pipeline.dagster_sync import dagster_home, open_instance, sync_instance
 from pipeline.options import (
     DEFAULT_LAKE,
@@ -36,6 +35,8 @@ def ui_command(
 
     It listens on the loopback interface only: Dagster has no login, and whoever reaches it can start runs.
     """
+    from assets.dagster_assets import GPU_POOL  # Dagster takes a second to import; only `ui` needs it here
+
     opened = open_lake(lake)
     graph = open_graph(opened, profile)
     if not sync_instance(opened, graph):
