@@ -145,12 +145,13 @@ def train(
         encode_face: differentiable embedder of the identity loss; without it the loss is off.
         initial_lora: adapters to start from (the teacher's, for a student).
         provenance: digests of base and data; a resume with other ones is refused.
-        device: where to train; "cpu" keeps to the CPU even where there is a GPU.
+        device: "cpu" keeps to the CPU even where there is a GPU; anything else takes this process's accelerator.
         on_step: called with the 1-based step and its losses.
 
     Raises:
         FloatingPointError: a loss is not finite; names the step.
         ResumeMismatch: `output_dir` belongs to another run.
+        RuntimeError: a GPU was asked for and there is none.
     """
     output_dir.mkdir(parents=True, exist_ok=True)
     parameters = _trainable(model, recipe, initial_lora)
@@ -159,6 +160,10 @@ def train(
     accelerator = Accelerator(
         cpu=device == "cpu", kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=True)]
     )
+    if device != "cpu" and accelerator.device.type == "cpu":
+        raise RuntimeError(
+            f"device {device} was asked for, and accelerate finds none; ask for cpu to train there"
+        )
     optimiser = torch.optim.AdamW(
         list(parameters.values()), lr=recipe.learning_rate, weight_decay=recipe.weight_decay
     )
@@ -166,8 +171,9 @@ def train(
     identity = {"recipe": recipe.model_dump(mode="json"), "config": model.config.model_dump(mode="json")}
     identity |= dict(provenance or {})
     forward, wrapped = accelerator.prepare(forward, optimiser)
-    done = load_latest_state(output_dir, identity, parameters, optimiser)
-    losses = _truncate_losses(output_dir / LOSSES_NAME, done)
+    with accelerator.main_process_first():  # it also clears what a killed run left behind
+        done = load_latest_state(output_dir, identity, parameters, optimiser)
+        losses = _truncate_losses(output_dir / LOSSES_NAME, done)
     black_1LC = black_latents_LC.to(accelerator.device)[None]
     process = accelerator.process_index
     with (output_dir / LOSSES_NAME).open("a", encoding="utf-8") as log:

@@ -150,6 +150,12 @@ def test_another_runs_folder_is_refused(build_model, tmp_path):
         _train(build_model(), tmp_path, RECIPE, provenance={"base": "b"})
 
 
+def test_a_missing_gpu_is_an_error(build_model, tmp_path, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(RuntimeError, match="device cuda was asked for"):
+        _train(build_model(), tmp_path, device="cuda")
+
+
 def test_everything_can_be_trained(build_model, tmp_path):
     model = build_model()
     before = model.flux.proj_out.weight.detach().clone()
