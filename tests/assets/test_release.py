@@ -62,7 +62,7 @@ def test_checkpoints_know_what_they_come_from(smoke_lake) -> None:
 def test_photos_without_a_basis_for_it_are_not_trained_on(smoke_lake, tmp_path: Path, graph) -> None:
     own = smoke_lake.copy_to(tmp_path)
     ingest(own.lake, own.folder / "photos", shard_size=8, consent=Consent.ANNOTATION_ONLY)
-    with pytest.raises(LakeError, match="0 people may be trained on.*consent annotation_only"):
+    with pytest.raises(LakeError, match=r"0 people may be trained on.*consent annotation_only"):
         run_stages(own.lake, graph, ["release"], device="cpu")
 
 
@@ -73,7 +73,7 @@ def test_withdrawn_consent_of_one_person_makes_release_and_models_stale(
     folder = own.folder / "photos" / "w000002"
     rows = own.lake.faces.snapshot().scan(["image_id", "source"]).to_pylist()
     assert any(row["source"].startswith(str(folder)) for row in rows)
-    # the person's own folder as root keeps its ids only if it is read as before: change the rows by their tree
+    # the person's photographs move to a folder of their own, which is ingested under another statement
     other = tmp_path / "withdrawn"
     other.mkdir()
     folder.rename(other / "w000002")
