@@ -1,0 +1,191 @@
+"""The swap grid: every picture of an evaluation pair, from the photographs to the exact answer."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import cv2
+import numpy as np
+
+from assets.condition import ConditionStageConfig, row_frame
+from assets.planner import Planner
+from assets.previews import encode_png, letterbox
+from assets.release import METHODS
+from assets.stage import RowStage
+from models.faces.frame import frame_condition
+from pipeline.report.data import Picture, SwapRow, SwapTile
+from pipeline.report.wording import method
+from resources.lake.lake import Lake
+from resources.photos.decoding import decode_upright
+from resources.photos.marking import MarkError, read_mark
+from resources.photos.reasons import RowError
+
+PAIRS_SHOWN = 12
+PHOTO_SIDE = 128
+"""Side of the source's picture in the page, px."""
+
+PIXELATED_BELOW = 128
+"""Pictures with a side below this are enlarged without smoothing, px."""
+
+ANNOTATION = ("parsing", "visible_face", "landmarks_68", "iris_10", "condition_sha256")
+
+
+@dataclass(frozen=True)
+class Pair:
+    """A pair of the swap table, and the positions of its rows there by method."""
+
+    pair_id: str
+    source_id: str
+    target_id: str
+    rows: Mapping[str, int]
+
+
+def swap_rows(planner: Planner, config: ConditionStageConfig) -> tuple[tuple[SwapRow, ...], int]:
+    """The first pairs by name, at most `PAIRS_SHOWN`, and how many there are. Nothing is hand-picked.
+
+    `config` says at which size and how condition images are rendered.
+    """
+    stage = planner.graph["swaps"]
+    if not isinstance(stage, RowStage):
+        raise TypeError("swaps is not a row stage")
+    pairs = _pairs(planner)
+    shown = pairs[:PAIRS_SHOWN]
+    photos = _photographs(planner, shown)
+    truths = _truths(planner.lake, shown)
+    swaps = _swap_tiles(planner, stage, shown, config.size)
+    rows = []
+    for pair in shown:
+        tiles = [
+            _source_tile(photos.get(pair.source_id)),
+            *_target_tiles(planner, config, pair.target_id, photos.get(pair.target_id)),
+            *swaps[pair.pair_id],
+            _truth_tile(truths.get(pair.pair_id), config.size),
+        ]
+        rows.append(SwapRow(pair.pair_id, pair.source_id, pair.target_id, tuple(tiles)))
+    return tuple(rows), len(pairs)
+
+
+def _pairs(planner: Planner) -> list[Pair]:
+    names = ["pair_id", "source_image_id", "target_image_id", "method"]
+    found: dict[str, Pair] = {}
+    index = planner.table("swaps").index
+    for row in planner.snapshot("swaps").scan(names).select(names).to_pylist():
+        pair_id = row["pair_id"].removesuffix(f"__{row['method']}")
+        pair = found.get(pair_id) or Pair(pair_id, row["source_image_id"], row["target_image_id"], {})
+        found[pair_id] = Pair(
+            pair_id, pair.source_id, pair.target_id, {**pair.rows, row["method"]: index[row["pair_id"]]}
+        )
+    return [found[pair_id] for pair_id in sorted(found)]
+
+
+def _photographs(planner: Planner, pairs: list[Pair]) -> dict[str, dict[str, Any]]:
+    snapshot = planner.snapshot("faces")
+    names = [name for name in ("image", *ANNOTATION) if name in snapshot.columns]
+    ids = {pair.source_id for pair in pairs} | {pair.target_id for pair in pairs}
+    photos = snapshot.find(sorted(ids), names)
+    for row in photos.values():
+        row["image"] = _decoded(row["image"])
+    return photos
+
+
+def _truths(lake: Lake, pairs: list[Pair]) -> dict[str, bytes | None]:
+    found = lake.swap_pairs.snapshot().find([pair.pair_id for pair in pairs], ["truth"])
+    return {pair_id: row["truth"] for pair_id, row in found.items()}
+
+
+def _decoded(data: bytes | None) -> np.ndarray | None:
+    """The picture; None for a photograph that is quarantined."""
+    try:
+        return None if data is None else decode_upright(data)
+    except RowError:
+        return None
+
+
+def _source_tile(photo: Mapping[str, Any] | None) -> SwapTile:
+    if photo is None or photo["image"] is None:
+        return SwapTile("source", None, "photograph gone")
+    return SwapTile("source", _picture(letterbox(photo["image"], PHOTO_SIDE), "source photograph"))
+
+
+def _target_tiles(
+    planner: Planner, config: ConditionStageConfig, target_id: str, photo: Mapping[str, Any] | None
+) -> list[SwapTile]:
+    """Target and condition as the model sees them: resized to its square."""
+    if photo is None or photo["image"] is None:
+        return [SwapTile("target", None, "photograph gone"), SwapTile("condition", None, "no photograph")]
+    faces = planner.table("faces")
+    if not faces.stages["condition"].ok[faces.index[target_id]]:
+        # masks and points of another photograph would be drawn over this one
+        square = cv2.resize(photo["image"], (config.size, config.size), interpolation=cv2.INTER_AREA)
+        target = _picture(square, f"target at {config.size} px")
+        return [SwapTile("target", target), SwapTile("condition", None, "not annotated")]
+    points = {name: np.asarray(photo[name], np.float32) for name in ("landmarks_68", "iris_10")}
+    frame = row_frame({**photo, **points}, config.size)
+    condition = frame_condition(frame, config.image)
+    # a digest that differs says that the drawing code changed without a new code version of its stage
+    recorded = hashlib.sha256(condition.tobytes()).hexdigest() == photo["condition_sha256"]
+    return [
+        SwapTile("target", _picture(frame.image, f"target at {config.size} px")),
+        SwapTile(
+            "condition",
+            _picture(condition, "condition image: face squeezed to 8 by 8, dots on top"),
+            "" if recorded else "not the picture that was recorded: drawn by changed code",
+        ),
+    ]
+
+
+def _truth_tile(data: bytes | None, size: int) -> SwapTile:
+    picture = _decoded(data)
+    if picture is None:
+        return SwapTile("truth", None, "no truth")
+    small = cv2.resize(picture, (size, size), interpolation=cv2.INTER_AREA)
+    return SwapTile("truth", _picture(small, f"exact answer at {size} px"))
+
+
+def _swap_tiles(planner: Planner, stage: RowStage, pairs: list[Pair], size: int) -> dict[str, list[SwapTile]]:
+    """Tiles of every method by pair id. The stored bytes go into the page as they are, mark included."""
+    table = planner.table("swaps")
+    state = table.stages[stage.name]
+    computed = ~state.pending & ~state.quarantined
+    positions = [place for pair in pairs for place in pair.rows.values() if computed[place]]
+    pictures: dict[int, bytes] = {}
+    if positions:
+        read = table.snapshot.read_table(table.row_ids[positions].tolist(), ["swap"])
+        pictures = dict(zip(positions, read["swap"].to_pylist(), strict=True))
+    tiles: dict[str, list[SwapTile]] = {}
+    for pair in pairs:
+        tiles[pair.pair_id] = []
+        for key in METHODS:
+            place, name = pair.rows.get(key), method(key).name
+            if place in pictures:
+                tile = _swap_tile(name, pictures[place], size, bool(state.stale[place]))
+            elif place is not None and state.quarantined[place]:
+                tile = SwapTile(name, None, f"quarantined: {state.reason[place].as_py()}", swapped=True)
+            else:
+                tile = SwapTile(name, None, "not made yet", swapped=True)
+            tiles[pair.pair_id].append(tile)
+    return tiles
+
+
+def _swap_tile(name: str, data: bytes, size: int, outdated: bool) -> SwapTile:
+    try:
+        mark = read_mark(data)
+    except MarkError as error:
+        mark, title = None, f"mark unreadable: {error}"
+    else:
+        title = (
+            f"model {mark.model_id}, stage {mark.stage}, {mark.consent}"
+            if mark
+            else "this picture has no mark"
+        )
+    words = ["" if mark else "no readable mark", "outdated" if outdated else ""]
+    picture = Picture(data, f"swap by {name}", title, size < PIXELATED_BELOW)
+    model_id = mark.model_id if mark else None
+    return SwapTile(name, picture, ", ".join(filter(None, words)), swapped=True, model_id=model_id)
+
+
+def _picture(pixels: np.ndarray, alt: str) -> Picture:
+    return Picture(encode_png(pixels), alt, alt, min(pixels.shape[:2]) < PIXELATED_BELOW)
