@@ -145,7 +145,7 @@ def train(
         encode_face: differentiable embedder of the identity loss; without it the loss is off.
         initial_lora: adapters to start from (the teacher's, for a student).
         provenance: digests of base and data; a resume with other ones is refused.
-        device: "cpu" keeps to the CPU even where there is a GPU; anything else takes this process's accelerator.
+        device: "cpu" keeps to the CPU even where there is a GPU; anything else takes accelerate's choice.
         on_step: called with the 1-based step and its losses.
 
     Raises:
