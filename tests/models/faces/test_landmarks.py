@@ -78,7 +78,7 @@ def test_landmarks_agree_with_the_exact_ones(errors_68, points: slice, allowed: 
 @pytest.mark.parametrize(
     ("points", "share"),
     [
-        # Lids, nose tip and the middles of the lips stand alone; the nose base has its points 2 to 4 px apart.
+        # Lids, nose tip and the middles of the lips stand alone; points of the nose base are 2 to 4 px apart.
         ((30, *range(36, 48), 51, 57), 0.85),
         (tuple(range(31, 36)), 0.5),
     ],
