@@ -69,16 +69,21 @@ def swap_rows(planner: Planner, config: ConditionStageConfig) -> tuple[tuple[Swa
 
 
 def _pairs(planner: Planner) -> list[Pair]:
+    """All pairs of the swap table, by name."""
     names = ["pair_id", "source_image_id", "target_image_id", "method"]
-    found: dict[str, Pair] = {}
     index = planner.table("swaps").index
+    methods: dict[str, list[dict[str, str]]] = {}
     for row in planner.snapshot("swaps").scan(names).select(names).to_pylist():
-        pair_id = row["pair_id"].removesuffix(f"__{row['method']}")
-        pair = found.get(pair_id) or Pair(pair_id, row["source_image_id"], row["target_image_id"], {})
-        found[pair_id] = Pair(
-            pair_id, pair.source_id, pair.target_id, {**pair.rows, row["method"]: index[row["pair_id"]]}
+        methods.setdefault(row["pair_id"].removesuffix(f"__{row['method']}"), []).append(row)
+    return [
+        Pair(
+            pair_id,
+            rows[0]["source_image_id"],
+            rows[0]["target_image_id"],
+            {row["method"]: index[row["pair_id"]] for row in rows},
         )
-    return [found[pair_id] for pair_id in sorted(found)]
+        for pair_id, rows in sorted(methods.items())
+    ]
 
 
 def _photographs(planner: Planner, pairs: list[Pair]) -> dict[str, dict[str, Any]]:
@@ -96,17 +101,21 @@ def _truths(lake: Lake, pairs: list[Pair]) -> dict[str, bytes | None]:
     return {pair_id: row["truth"] for pair_id, row in found.items()}
 
 
-def _decoded(data: bytes | None) -> np.ndarray | None:
-    """The picture; None for a photograph that is quarantined."""
+def _decoded(data: bytes | None) -> np.ndarray | str:
+    """The picture, RGB uint8, or the words that stand in its place."""
+    if data is None:
+        return "quarantined"
     try:
-        return None if data is None else decode_upright(data)
-    except RowError:
-        return None
+        return decode_upright(data)
+    except RowError as error:
+        return error.reason.value
 
 
 def _source_tile(photo: Mapping[str, Any] | None) -> SwapTile:
-    if photo is None or photo["image"] is None:
+    if photo is None:
         return SwapTile("source", None, "photograph gone")
+    if isinstance(photo["image"], str):
+        return SwapTile("source", None, photo["image"])
     return SwapTile("source", _picture(letterbox(photo["image"], PHOTO_SIDE), "source photograph"))
 
 
@@ -114,8 +123,9 @@ def _target_tiles(
     planner: Planner, config: ConditionStageConfig, target_id: str, photo: Mapping[str, Any] | None
 ) -> list[SwapTile]:
     """Target and condition as the model sees them: resized to its square."""
-    if photo is None or photo["image"] is None:
-        return [SwapTile("target", None, "photograph gone"), SwapTile("condition", None, "no photograph")]
+    if photo is None or isinstance(photo["image"], str):
+        words = photo["image"] if photo else "photograph gone"
+        return [SwapTile("target", None, words), SwapTile("condition", None, "no photograph")]
     faces = planner.table("faces")
     if not faces.stages["condition"].ok[faces.index[target_id]]:
         # masks and points of another photograph would be drawn over this one
@@ -138,9 +148,11 @@ def _target_tiles(
 
 
 def _truth_tile(data: bytes | None, size: int) -> SwapTile:
-    picture = _decoded(data)
-    if picture is None:
+    if data is None:
         return SwapTile("truth", None, "no truth")
+    picture = _decoded(data)
+    if isinstance(picture, str):
+        return SwapTile("truth", None, picture)
     small = cv2.resize(picture, (size, size), interpolation=cv2.INTER_AREA)
     return SwapTile("truth", _picture(small, f"exact answer at {size} px"))
 
@@ -149,7 +161,7 @@ def _swap_tiles(planner: Planner, stage: RowStage, pairs: list[Pair], size: int)
     """Tiles of every method by pair id. The stored bytes go into the page as they are, mark included."""
     table = planner.table("swaps")
     state = table.stages[stage.name]
-    computed = ~state.pending & ~state.quarantined
+    computed, outdated = ~state.pending & ~state.quarantined, state.stale | state.waiting
     positions = [place for pair in pairs for place in pair.rows.values() if computed[place]]
     pictures: dict[int, bytes] = {}
     if positions:
@@ -161,7 +173,7 @@ def _swap_tiles(planner: Planner, stage: RowStage, pairs: list[Pair], size: int)
         for key in METHODS:
             place, name = pair.rows.get(key), method(key).name
             if place in pictures:
-                tile = _swap_tile(name, pictures[place], size, bool(state.stale[place]))
+                tile = _swap_tile(name, pictures[place], size, bool(outdated[place]))
             elif place is not None and state.quarantined[place]:
                 tile = SwapTile(name, None, f"quarantined: {state.reason[place].as_py()}", swapped=True)
             else:
