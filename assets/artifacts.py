@@ -10,6 +10,7 @@ from assets.planner import Planner
 from assets.stage import ArtifactStage, StageContext, StageGraph
 from resources.compute.device import choose_device
 from resources.lake.errors import LakeError
+from resources.lake.failpoints import crash_point
 from resources.lake.lake import Artifact, Lake
 
 
@@ -56,5 +57,9 @@ def run_artifact(
     artifact = stage.build(context, plan.expected)
     if artifact.fingerprint != plan.expected or artifact.stage != stage.name:
         raise ValueError(f"{stage.name} built an artifact for another fingerprint or stage")
+    crash_point("before_write")
     lake.record_artifact(artifact)
+    crash_point("after_commit")
+    if stage.finish is not None:
+        stage.finish(lake, artifact)
     return ArtifactResult(artifact, True, time.monotonic() - started)

@@ -20,6 +20,7 @@ from models.swap.pair_sampling import PairStream
 from resources.lake.consent import GENERATIVE_CONSENTS
 from resources.lake.digest import digest_json
 from resources.lake.errors import LakeError
+from resources.lake.failpoints import crash_point
 from resources.lake.lake import Artifact, Lake
 from resources.lake.pairs import sync_pairs
 from resources.lake.schema import SWAPS_SCHEMA, TRIPLETS_SCHEMA, Status, state_column
@@ -100,19 +101,24 @@ def _build(context: StageContext, fingerprint: bytes, config: ReleaseConfig) -> 
             "`orchard ingest PATH --consent subject_consented`"
         )
     triplets = _triplet_pairs(training, config)
+    crash_point("mid_release")
     sync_pairs(lake.triplets, triplets, TRIPLETS_SCHEMA, config.pair_shard_size, "triplets")
+    crash_point("mid_release")
     requests = [
         {**pair, "pair_id": f"{pair['pair_id']}__{method}", "method": method}
         for pair in swap_pairs
         for method in METHODS
     ]
     sync_pairs(lake.swaps, requests, SWAPS_SCHEMA, config.pair_shard_size, "swaps")
+    crash_point("mid_release")
     rows = sorted((image_id, person, "train") for image_id, person in training.items())
     rows += sorted((i, person, "held_out") for i, person in usable.items() if person in held_out)
     location = _write_rows(lake, rows)
+    crash_point("mid_release")
     digest = digest_json([rows, _row_digests(snapshot, usable), triplets, requests])
     tag = f"release-{digest.hex()[:12]}"
     lake.faces.tag(tag, snapshot.version)
+    crash_point("mid_release")
     if missing:
         context.report(f"release: {missing} swap pairs name photographs that are not usable; left out")
     return Artifact(
@@ -202,6 +208,7 @@ def _write_rows(lake: Lake, rows: list[tuple[str, str, str]]) -> str:
     path = lake.folder("releases") / name
     temporary = path.with_suffix(".unfinished")
     pq.write_table(table, temporary)
+    crash_point("mid_release")
     temporary.replace(path)
     return f"releases/{name}"
 

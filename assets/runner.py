@@ -14,15 +14,16 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-from resources.compute.device import choose_device
-from resources.compute.local import once_per_process
 
 from assets.batches import compute_batch, read_inputs
 from assets.planner import Planner, StageRows, TablePlan
 from assets.stage import RowModel, RowOutcome, RowStage, StageContext, StageGraph
+from resources.compute.device import choose_device
+from resources.compute.local import once_per_process
 from resources.lake.commit import commit_group
 from resources.lake.digest import quarantine_digest, row_digest
 from resources.lake.errors import CommitConflict, LakeError
+from resources.lake.failpoints import crash_point
 from resources.lake.lake import Lake
 from resources.lake.schema import STATE_TYPE, Status, state_column
 from resources.lake.table import Snapshot, split_addresses
@@ -177,6 +178,7 @@ def _commit(
         try:
             for fragment, by_offset in sorted(valid.items()):
                 group = _merge_group(table.snapshot, stage, fragment, by_offset)
+                crash_point("before_write")
                 commit_group(table.snapshot, fragment, group, {"stage": stage.name, "shard": shard})
             return
         except CommitConflict:

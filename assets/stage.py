@@ -150,10 +150,12 @@ class ArtifactStage(Stage):
     """A stage that makes one artifact out of many rows or other artifacts.
 
     Its fingerprint covers the digests of all rows of its row inputs. `extra_content` adds what is not a
-    stage's output, such as the list of pairs to swap.
+    stage's output, such as the list of pairs to swap. `finish` is called once the artifact is registered: it
+    removes what only an unfinished build needs, so that a kill before never costs the work again.
     """
 
     build: ArtifactBuilder
+    finish: Callable[[Lake, Artifact], None] | None = None
     extra_content: Callable[[Lake], bytes] | None = None
     preview: Callable[[Lake, Artifact], bytes | None] | None = None
 

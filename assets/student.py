@@ -11,7 +11,7 @@ import numpy as np
 from assets.batches import column_values
 from assets.curves import loss_curve
 from assets.stage import ArtifactStage, Input, StageContext
-from assets.training import TrainingConfig, checkpoint_folder, train_checkpoint
+from assets.training import TrainingConfig, checkpoint_folder, keep_losses_only, train_checkpoint
 from assets.training_rows import need_artifact, training_rows
 from resources.lake.errors import LakeError
 from resources.lake.lake import Artifact
@@ -68,5 +68,6 @@ def student_stage(config: TrainingConfig) -> ArtifactStage:
         inputs=(Input("release"), Input("teacher"), Input("triplets_release")),
         weights=(config.base,),
         build=build,
+        finish=keep_losses_only,
         preview=loss_curve,
     )

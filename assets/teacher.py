@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from assets.curves import loss_curve
 from assets.stage import ArtifactStage, Input, StageContext
-from assets.training import TrainingConfig, train_checkpoint
+from assets.training import TrainingConfig, keep_losses_only, train_checkpoint
 from assets.training_rows import need_artifact, training_rows
 from resources.lake.lake import Artifact
 
@@ -45,5 +45,6 @@ def teacher_stage(config: TrainingConfig) -> ArtifactStage:
         inputs=(Input("release"),),
         weights=(config.base,),
         build=build,
+        finish=keep_losses_only,
         preview=loss_curve,
     )

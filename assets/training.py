@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import time
 from collections.abc import Mapping
@@ -12,6 +13,7 @@ from pydantic import Field
 
 from assets.stage import StageConfig, StageContext
 from models.swap.config import TrainingRecipe
+from resources.lake.failpoints import crash_point
 from resources.lake.lake import Artifact, Lake
 
 if TYPE_CHECKING:  # torch loads seconds later, when something is trained
@@ -21,6 +23,7 @@ if TYPE_CHECKING:  # torch loads seconds later, when something is trained
     from models.swap.data import TrainingData
 
 LOSSES_FILE = "losses.jsonl"
+REMOVED_PREFIX = ".removed-"
 REPORT_SECONDS = 5.0
 
 
@@ -46,7 +49,7 @@ def train_checkpoint(
     """Train adapters and register them as a checkpoint.
 
     Training states live under `training/<stage>-<fingerprint>` in the lake, so that a killed run with the
-    same inputs goes on from its last interval; when it is done only the loss curve is kept there.
+    same inputs goes on from its last interval, until `keep_losses_only` removes them.
     """
     from models.swap.checkpoint import CheckpointManifest, save_checkpoint
     from models.swap.training import train
@@ -63,6 +66,7 @@ def train_checkpoint(
         if time.monotonic() - last_report > REPORT_SECONDS or step == config.recipe.steps:
             last_report = time.monotonic()
             context.report(f"{stage}: step {step}/{config.recipe.steps}, loss {losses.total:.4f}")
+        crash_point("mid_training")
 
     digests = {name: parent.digest.hex() for name, parent in parents.items()}
     result = train(
@@ -76,7 +80,9 @@ def train_checkpoint(
         provenance={"base": base.sha256, **digests},
         device=context.device,
         on_step=on_step,
+        on_half_saved=lambda step: crash_point("mid_checkpoint"),
     )
+    crash_point("mid_checkpoint")
     manifest = CheckpointManifest(
         config=base.config,
         recipe=config.recipe,
@@ -85,7 +91,7 @@ def train_checkpoint(
     )
     folder = save_checkpoint(context.lake.folder("checkpoints"), result.lora_state, manifest)
     digest = bytes.fromhex(_manifest_digest(folder))[:16]
-    _keep_losses_only(run)
+    crash_point("mid_checkpoint")
     window = max(1, len(result.losses) // 10)
     return Artifact(
         stage=stage,
@@ -112,10 +118,17 @@ def _manifest_digest(folder: Path) -> str:
     return load_checkpoint(folder)[1].digest
 
 
-def _keep_losses_only(run: Path) -> None:
-    for path in run.iterdir():
-        if path.name != LOSSES_FILE:
-            shutil.rmtree(path) if path.is_dir() else path.unlink()
+def keep_losses_only(lake: Lake, artifact: Artifact) -> None:
+    """Remove the training states of a registered checkpoint; its loss curve stays.
+
+    They are renamed before they are removed: a forced run must never resume from half of them.
+    """
+    run = (Path(lake.uri) / artifact.metadata["losses"]).parent
+    for path in [item for item in run.iterdir() if item.name != LOSSES_FILE]:
+        doomed = path
+        if not path.name.startswith(REMOVED_PREFIX):
+            doomed = path.rename(run / f"{REMOVED_PREFIX}{os.urandom(4).hex()}-{path.name}")
+        shutil.rmtree(doomed) if doomed.is_dir() else doomed.unlink()
 
 
 def checkpoint_folder(lake: Lake, artifact: Artifact) -> Path:

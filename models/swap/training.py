@@ -128,6 +128,7 @@ def train(
     provenance: Mapping[str, str] | None = None,
     device: str = "cpu",
     on_step: Callable[[int, StepLosses], None] | None = None,
+    on_half_saved: Callable[[int], None] | None = None,
 ) -> TrainingResult:
     """Train adapters (or everything) in place, resuming whatever `output_dir` holds of this very run.
 
@@ -147,6 +148,7 @@ def train(
         provenance: digests of base and data; a resume with other ones is refused.
         device: "cpu" keeps to the CPU even where there is a GPU; anything else takes accelerate's choice.
         on_step: called with the 1-based step and its losses.
+        on_half_saved: called with the step whenever a state is half written, so that tests can kill there.
 
     Raises:
         FloatingPointError: a loss is not finite; names the step.
@@ -207,7 +209,7 @@ def train(
                 log.write(json.dumps({"step": step, **asdict(numbers)}) + "\n")
                 if step % recipe.checkpoint_interval == 0 or step == recipe.steps:
                     log.flush()
-                    save_state(output_dir, step, identity, parameters, optimiser)
+                    save_state(output_dir, step, identity, parameters, optimiser, on_half_saved)
             if on_step is not None:
                 on_step(step, numbers)
     model.eval()

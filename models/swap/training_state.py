@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -36,10 +36,12 @@ def save_state(
     identity: Mapping[str, Any],
     parameters: Mapping[str, nn.Parameter],
     optimiser: torch.optim.Optimizer,
+    on_half_written: Callable[[int], None] | None = None,
 ) -> None:
     """Save the state after `step` steps atomically, and drop states older than the last two.
 
     `identity` is JSON that says which run this is; `load_latest_state` refuses any other.
+    `on_half_written` is called with the step between the weights' file and the optimiser's.
     """
     root = states_folder(output_dir)
     moments = {
@@ -52,6 +54,8 @@ def save_state(
             {name: value.detach().cpu().contiguous() for name, value in parameters.items()},
             folder / "weights",
         )
+        if on_half_written is not None:
+            on_half_written(step)
         save_file(moments, folder / "optimiser")
         text = json.dumps({"step": step, "identity": dict(identity)}, sort_keys=True)
         (folder / "state.json").write_text(text, encoding="utf-8")

@@ -19,6 +19,7 @@ from lance.file import LanceFileWriter
 from lance.fragment import DataFile
 
 from resources.lake.errors import CommitConflict, CommitRefused
+from resources.lake.failpoints import crash_point
 from resources.lake.schema import LAKE_FORMAT
 from resources.lake.table import Snapshot
 
@@ -42,6 +43,7 @@ def commit_group(
     with LanceFileWriter(path, schema=group.schema, version=LAKE_FORMAT, storage_options=options) as writer:
         for batch in group.to_batches():
             writer.write_batch(batch)
+    crash_point("after_data_file")
     leaf_ids = _leaf_ids(snapshot, group.schema.names)
     major, minor = (int(part) for part in LAKE_FORMAT.split("."))
     data_file = DataFile(name, leaf_ids, list(range(len(leaf_ids))), major, minor, None)
@@ -54,6 +56,7 @@ def commit_group(
     )
     with _quiet_conflicts(snapshot, fragment_id):
         lance.LanceDataset.commit(snapshot.table.uri, transaction, storage_options=options)
+    crash_point("after_commit")
 
 
 def _check_group(snapshot: Snapshot, fragment_id: int, group: pa.Table) -> None:

@@ -23,6 +23,7 @@ from resources.lake.arrow import compute as pc
 from resources.lake.consent import Consent
 from resources.lake.digest import digest_bytes, quarantine_digest
 from resources.lake.errors import LakeError
+from resources.lake.failpoints import crash_point
 from resources.lake.lake import Lake
 from resources.lake.pairs import shard_name
 from resources.lake.schema import FACES_SCHEMA, FACES_STAGE, SOURCE_ROOTS_SCHEMA, Status, state_column
@@ -140,6 +141,7 @@ def ingest(
         writer.flush()
         for shard, rows in sorted(replaced.items()):
             lake.faces.replace(pa.Table.from_pylist(rows, schema=FACES_SCHEMA))
+            crash_point("mid_ingest")
             report.shards.append(shard)
         prefix = escape(root.as_posix().rstrip("/")) + "/"
         report.removed = sorted(
@@ -149,6 +151,7 @@ def ingest(
         )
         if prune and report.removed:
             lake.faces.delete(report.removed)
+            crash_point("mid_ingest")
             report.pruned = len(report.removed)
         _remember_root(lake, SourceRoot(escape(root.as_posix()), chosen, shard_size))
     report.shards = sorted(set(report.shards))
@@ -174,8 +177,11 @@ def _remember_root(lake: Lake, root: SourceRoot) -> None:
     known = {item.path: item for item in source_roots(lake)}
     if known.get(root.path) == root:
         return
-    lake.source_roots.delete([root.path])
-    lake.source_roots.append(pa.Table.from_pylist([asdict(root)], schema=SOURCE_ROOTS_SCHEMA))
+    rows = pa.Table.from_pylist([asdict(root)], schema=SOURCE_ROOTS_SCHEMA)
+    if root.path in known:
+        lake.source_roots.replace(rows)  # one commit: a kill in between must not forget the folder
+    else:
+        lake.source_roots.append(rows)
 
 
 def refresh_shard(lake: Lake, shard: str, limits: DecodeLimits | None = None) -> IngestReport:
@@ -206,6 +212,7 @@ def refresh_shard(lake: Lake, shard: str, limits: DecodeLimits | None = None) ->
             replaced.append({**fresh, "shard": shard})
             report.replaced += 1
         lake.faces.replace(pa.Table.from_pylist(replaced, schema=FACES_SCHEMA))
+        crash_point("mid_ingest")
     return report
 
 
@@ -241,6 +248,7 @@ class _ShardWriter:
         if self.rows:
             self.report.shards.append(self.rows[0]["shard"])
             self.lake.faces.append(pa.Table.from_pylist(self.rows, schema=FACES_SCHEMA))
+            crash_point("mid_ingest")
         self.rows, self.bytes = [], 0
 
 
