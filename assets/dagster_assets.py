@@ -5,7 +5,7 @@ and the old data version is emitted again, however the run was launched.
 """
 
 import base64
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, cast
 
 import dagster as dg
@@ -14,6 +14,7 @@ from assets.artifacts import ArtifactResult, run_artifact
 from assets.previews import stage_preview
 from assets.runner import ShardResult, run_shard
 from assets.stage import ArtifactStage, RowStage, Stage, StageGraph
+from resources.lake.failpoints import crash_point
 from resources.lake.ingest import refresh_shard
 from resources.lake.lake import Lake
 from resources.lake.resource import LakeResource
@@ -74,7 +75,7 @@ def _faces_asset() -> dg.AssetsDefinition:
         for image_id in report.removed:
             context.log.warning("the source file of %s is gone; its row is kept", image_id)
         result = ingest_account(opened, context.partition_key)
-        return _materialisation(
+        yield from _reported(
             version=result.digest,
             passed=result.ok + result.quarantined == result.rows,
             metadata={
@@ -110,7 +111,7 @@ def _row_asset(graph: StageGraph, stage: RowStage) -> dg.AssetsDefinition:
             report=context.log.info,
         )
         preview = stage_preview(opened, graph, stage.name, context.partition_key)
-        return _materialisation(
+        yield from _reported(
             version=result.digest,
             passed=result.accounts() and result.pending == 0,
             metadata=row_metadata(result),
@@ -134,7 +135,7 @@ def _artifact_asset(graph: StageGraph, stage: ArtifactStage) -> dg.AssetsDefinit
         result = run_artifact(opened, graph, stage, device=lake.device, report=context.log.info)
         register_partitions(context.instance, opened)
         preview = stage.preview(opened, result.artifact) if stage.preview else None
-        return _materialisation(
+        yield from _reported(
             version=result.artifact.digest.hex(),
             passed=True,
             metadata=artifact_metadata(result),
@@ -166,6 +167,15 @@ def _dependencies(graph: StageGraph, stage: Stage) -> list[str]:
                 continue
         names.append(item.stage)
     return list(dict.fromkeys(names))
+
+
+def _reported(
+    version: str, passed: bool, metadata: Mapping[str, Any], preview: bytes | None
+) -> Iterator[dg.MaterializeResult]:
+    """The result as an event; Dagster comes back for more when it has stored it."""
+    crash_point("before_event")
+    yield _materialisation(version, passed, metadata, preview)
+    crash_point("after_event")
 
 
 def _materialisation(
