@@ -54,7 +54,7 @@ def condition_stage(config: ConditionStageConfig) -> RowStage:
 
     return RowStage(
         name="condition",
-        code_version="1",
+        code_version="2",
         description="Parameters and digest of the condition image: face squeezed to 8x8, landmarks, iris.",
         config=config,
         inputs=CONDITION_INPUTS,

@@ -137,7 +137,7 @@ def evaluation_pairs(lake: Lake, size: int) -> list[EvaluationPair]:
         photo = photos[row["target_image_id"]]
         arrays = {name: np.asarray(photo[name], np.float32) for name in ("landmarks_68", "iris_10")}
         frame = row_frame({**photo, **arrays, "image": decode_upright(photo["image"])}, size)
-        truth = decode_upright(row["truth"])
+        truth = decode_upright(row["truth"], SMALL_PICTURES)
         pairs.append(
             EvaluationPair(
                 pair_id=row["pair_id"],

@@ -47,7 +47,7 @@ def swap_photographs(
     stage = graph["swaps"]
     if not isinstance(stage, RowStage) or not isinstance(stage.config, SwapsConfig):
         raise LakeError("this profile has no swaps stage")
-    models = load_model(lake, stage, device, notes.append)
+    models = load_model(lake, graph, stage, device, notes.append)
     assert isinstance(models, SwapModels)  # the swaps stage loads nothing else
     row: dict[str, Any] = {
         "pair_id": f"{request.seed}",
@@ -79,7 +79,7 @@ def _annotate(
     for name in stages:
         stage = graph[name]
         assert isinstance(stage, RowStage)  # annotation stages all are
-        (outcome,) = load_model(lake, stage, device, notes.append)([row])
+        (outcome,) = load_model(lake, graph, stage, device, notes.append)([row])
         if isinstance(outcome, RowError):
             raise LakeError(f"{path} cannot be used: {outcome}")
         row |= {

@@ -142,7 +142,7 @@ class Planner:
     def table(self, name: str, shard: str | None = None) -> TablePlan:
         """Plan of all row stages of a table, or of one of its shards."""
         if (name, shard) not in self._tables:
-            self._tables[name, shard] = self._plan_table(name, shard)
+            self._plan_table(name, shard)
         return self._tables[name, shard]
 
     def stage_rows(self, stage: RowStage, shard: str | None = None) -> StageRows:
@@ -175,7 +175,7 @@ class Planner:
             why=explain_rows(stage, rows, stage.name in self.forced),
         )
 
-    def _plan_table(self, name: str, shard: str | None) -> TablePlan:
+    def _plan_table(self, name: str, shard: str | None) -> None:
         snapshot = self.snapshot(name)
         stages = self.graph.row_stages(name)
         owners = [*([FACES_STAGE] if name == "faces" else []), *(stage.name for stage in stages)]
@@ -194,12 +194,13 @@ class Planner:
             addresses=np.asarray(columns[ROW_ADDRESS]).astype(np.int64),
             stages={},
         )
+        # known before its stages are: an artifact made from this table may be an input of a later stage of it
+        self._tables[name, shard] = table
         if name == "faces":
             table.stages[FACES_STAGE] = _ingested_rows(columns, count)
         for stage in stages:
             upstream = [self._upstream_rows(item, table, columns, count) for item in stage.inputs]
             table.stages[stage.name] = self._plan_rows(stage, upstream, columns, count)
-        return table
 
     def _upstream_rows(
         self, item: Input, table: TablePlan, columns: dict[str, pa.Array], count: int

@@ -13,14 +13,12 @@ import numpy as np
 import pyarrow as pa
 from pydantic import Field
 
-from assets.previews import tile_row
 from assets.stage import Input, Row, RowOutcome, RowStage, StageConfig, StageContext
-from assets.swapping import SOURCE, TARGET, marked_row, swap_rows
+from assets.swapping import PAIR_INPUTS, marked_row, pair_preview, swap_rows
 from assets.training import checkpoint_folder
 from assets.training_rows import need_artifact
 from models.swap.config import SamplingConfig, SwapModelConfig, tiny
 from resources.lake.schema import Column
-from resources.photos.decoding import decode_upright
 
 
 class PseudoTripletsConfig(StageConfig):
@@ -46,10 +44,7 @@ def pseudo_triplets_stage(config: PseudoTripletsConfig) -> RowStage:
         config=config,
         inputs=(
             Input("teacher"),
-            Input("faces", ("image", "consent"), via=SOURCE, tracked=False),
-            Input("faces", ("image", "consent"), via=TARGET, tracked=False),
-            Input("identity_embedding", ("identity_embedding",), via=SOURCE),
-            Input("latents", ("latent_target", "latent_condition"), via=TARGET),
+            *PAIR_INPUTS,
         ),
         weights=(config.base,),
         outputs=(
@@ -58,9 +53,7 @@ def pseudo_triplets_stage(config: PseudoTripletsConfig) -> RowStage:
         ),
         load=load,
         batch_size=32,
-        preview=lambda row: tile_row(
-            [row[f"{SOURCE}.image"], row[f"{TARGET}.image"], decode_upright(row["swapped"])], 128
-        ),
+        preview=lambda row: pair_preview(row, "swapped"),
     )
 
 

@@ -17,15 +17,16 @@ import pyarrow as pa
 
 from assets.batches import compute_batch, read_inputs
 from assets.planner import Planner, StageRows, TablePlan
-from assets.stage import RowModel, RowOutcome, RowStage, StageContext, StageGraph
+from assets.stage import ArtifactStage, RowModel, RowOutcome, RowStage, StageContext, StageGraph
 from resources.compute.device import choose_device
-from resources.compute.local import once_per_process
+from resources.compute.local import close, once_per_process
 from resources.lake.commit import commit_group
 from resources.lake.digest import quarantine_digest, row_digest
 from resources.lake.errors import CommitConflict, LakeError
 from resources.lake.failpoints import crash_point
 from resources.lake.lake import Lake
-from resources.lake.schema import STATE_TYPE, Status, state_column
+from resources.lake.locks import works_on_lake
+from resources.lake.schema import FACES_STAGE, STATE_TYPE, Status, state_column
 from resources.lake.table import Snapshot, split_addresses
 from resources.photos.reasons import Reason, RowError
 
@@ -65,6 +66,7 @@ class _Computed:
     attempt: int
 
 
+@works_on_lake
 def run_shard(
     lake: Lake,
     graph: StageGraph,
@@ -109,8 +111,23 @@ def run_shard(
     return result
 
 
-def load_model(lake: Lake, stage: RowStage, device: str, report: Callable[[str], None]) -> RowModel:
-    """The stage's model, loaded once per process for each combination of code, config and weights."""
+def load_model(
+    lake: Lake, graph: StageGraph, stage: RowStage, device: str, report: Callable[[str], None]
+) -> RowModel:
+    """The stage's model, loaded once per process for each combination of code, config, weights, checkpoints.
+
+    A model of an earlier combination is closed first: two large models would not fit beside each other.
+    """
+    checkpoints = [
+        lake.current_artifact(item.stage)
+        for item in stage.inputs
+        if item.stage != FACES_STAGE and isinstance(graph[item.stage], ArtifactStage)
+    ]
+    digests = [artifact.digest.hex() if artifact else "none" for artifact in checkpoints]
+    key = ":".join((stage.name, stage.prefix.hex(), device, lake.uri, *digests))
+    earlier = _loaded.get(stage.name)
+    if earlier is not None and earlier != key:
+        close(earlier)
 
     def build() -> RowModel:
         choice = choose_device(device)
@@ -118,7 +135,13 @@ def load_model(lake: Lake, stage: RowStage, device: str, report: Callable[[str],
             report(f"{stage.name}: {choice.reason}")
         return stage.load(StageContext(lake, stage.resolve_weights(), choice.device, report))
 
-    return once_per_process(f"{stage.name}:{stage.prefix.hex()}:{device}:{lake.uri}", build)
+    model = once_per_process(key, build)
+    _loaded[stage.name] = key
+    return model
+
+
+_loaded: dict[str, str] = {}
+"""Key of the model that is loaded for each stage in this process."""
 
 
 def _compute(
@@ -144,7 +167,7 @@ def _compute(
         }
         open_positions = batch[~blocked]
         if len(open_positions):
-            model = load_model(planner.lake, stage, device, report)
+            model = load_model(planner.lake, planner.graph, stage, device, report)
             inputs = read_inputs(planner, stage, table, open_positions)
             computed = compute_batch(stage, model, inputs, failures)
             outcomes |= dict(zip(open_positions.tolist(), computed, strict=True))

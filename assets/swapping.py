@@ -9,14 +9,30 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from assets.stage import Row
+from assets.previews import tile_row
+from assets.stage import Input, Row
 from models.swap.config import SamplingConfig
+from resources.photos.decoding import decode_upright
 from resources.photos.marking import Mark, mark_png
 
 if TYPE_CHECKING:
     from models.swap.swapper import Swapper
 
 SOURCE, TARGET = "source_image_id", "target_image_id"
+
+PAIR_INPUTS = (
+    Input("faces", ("image", "consent"), via=SOURCE, tracked=False),
+    Input("faces", ("image", "consent"), via=TARGET, tracked=False),
+    Input("identity_embedding", ("identity_embedding",), via=SOURCE),
+    Input("latents", ("latent_target", "latent_condition"), via=TARGET),
+)
+"""What a swap reads of its two photographs. Pixels are for the preview and consent for the mark: what the
+swap depends on is the source's embedding and the target's latents."""
+
+
+def pair_preview(row: Row, swapped: str) -> np.ndarray:
+    """Source, target and the swap in the column `swapped`, side by side, RGB uint8."""
+    return tile_row([row[f"{SOURCE}.image"], row[f"{TARGET}.image"], decode_upright(row[swapped])], 128)
 
 
 def row_seed(pair_id: str) -> int:

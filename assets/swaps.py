@@ -7,14 +7,12 @@ from collections.abc import Sequence
 import pyarrow as pa
 from pydantic import Field
 
-from assets.previews import tile_row
 from assets.stage import Input, Row, RowOutcome, RowStage, StageConfig, StageContext
-from assets.swapping import SOURCE, TARGET, marked_row, swap_rows
+from assets.swapping import PAIR_INPUTS, marked_row, pair_preview, swap_rows
 from assets.training import checkpoint_folder
 from assets.training_rows import need_artifact
 from models.swap.config import SamplingConfig
 from resources.lake.schema import Column
-from resources.photos.decoding import decode_upright
 
 
 class SwapsConfig(StageConfig):
@@ -40,19 +38,14 @@ def swaps_stage(config: SwapsConfig) -> RowStage:
         inputs=(
             Input("teacher"),
             Input("student"),
-            Input("faces", ("image", "consent"), via=SOURCE, tracked=False),
-            Input("faces", ("image", "consent"), via=TARGET, tracked=False),
-            Input("identity_embedding", ("identity_embedding",), via=SOURCE),
-            Input("latents", ("latent_target", "latent_condition"), via=TARGET),
+            *PAIR_INPUTS,
         ),
         row_columns=("method",),
         weights=(config.base,),
         outputs=(Column("swap", pa.binary(), picture=True),),
         load=load,
         batch_size=48,
-        preview=lambda row: tile_row(
-            [row[f"{SOURCE}.image"], row[f"{TARGET}.image"], decode_upright(row["swap"])], 128
-        ),
+        preview=lambda row: pair_preview(row, "swap"),
     )
 
 

@@ -67,7 +67,8 @@ def status_command(
 ) -> None:
     """Show how many rows of every stage are ok, quarantined (with reasons) and pending.
 
-    The three always add up to the rows of the stage's table. Pending rows have no result of today's inputs.
+    The three always add up to the rows of the stage's table. Pending rows have no result of today's inputs,
+    or wait for a stage above that has none.
     """
     opened = open_lake(lake)
     graph = open_graph(opened, profile)
@@ -94,11 +95,14 @@ def stage_status(lake: Lake, graph: StageGraph) -> dict[str, Any]:
             stages[stage.name] = _line(int(ready), 0, int(not ready), Counter())
             continue
         rows = planner.stage_rows(stage)
-        quarantined = rows.quarantined & ~rows.stale
+        pending = rows.stale | rows.waiting
+        quarantined = rows.quarantined & ~pending
         reasons = Counter(
             reason for reason, here in zip(rows.reason.to_pylist(), quarantined, strict=True) if here
         )
-        stages[stage.name] = _line(int(rows.ok.sum()), int(quarantined.sum()), int(rows.stale.sum()), reasons)
+        stages[stage.name] = _line(
+            int((rows.ok & ~pending).sum()), int(quarantined.sum()), int(pending.sum()), reasons
+        )
     return {"rows": faces.rows, "stages": stages}
 
 

@@ -4,16 +4,18 @@ import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+import pyarrow as pa
 import pytest
 
 from assets import runner
 from assets.batches import StageFault
 from assets.planner import Planner
 from assets.runner import run_shard
-from assets.stage import RowStage, StageGraph
+from assets.stage import Input, NoConfig, RowStage, StageGraph
 from resources.lake.commit import commit_group
 from resources.lake.ingest import ingest
 from resources.lake.lake import Lake
+from resources.lake.schema import Column
 from resources.photos.reasons import Reason, RowError
 
 ALL = {"brightness": 12, "band": 12, "caption": 12, "total": 1}
@@ -241,3 +243,44 @@ def test_row_errors_keep_their_detail_short(lake, graph, run_all, changed) -> No
 
     run_all(lake, changed(graph, "brightness", load=load), "brightness")
     assert {len(state["detail"]) for state in column(lake, "brightness_state").values()} == {500}
+
+
+def test_a_new_checkpoint_is_loaded_even_in_a_process_that_holds_the_old_one(
+    lake, graph, run_all, photo_root, repaint
+) -> None:
+    """A long-lived process must not go on swapping with yesterday's teacher."""
+    closed: list[int] = []
+
+    class Adder:
+        def __init__(self, total: int) -> None:
+            self.total = total
+
+        def __call__(self, rows: Sequence) -> list:
+            return [{"share": self.total} for _ in rows]
+
+        def close(self) -> None:
+            closed.append(self.total)
+
+    def load(context):
+        artifact = context.lake.current_artifact("total")
+        return Adder(int(artifact.metadata["total"]))
+
+    share = RowStage(
+        name="share",
+        code_version="1",
+        description="The total beside every row.",
+        config=NoConfig(),
+        inputs=(Input("total"), Input("band", ("band",))),
+        outputs=(Column("share", pa.int32()),),
+        load=load,
+    )
+    wider = StageGraph((*graph.stages, share))
+    wider.prepare(lake)
+    run_all(lake, wider)
+    before = set(column(lake, "share").values())
+    replace_photo(lake, photo_root, repaint, 250)
+    assert run_all(lake, wider)["share"] == 12
+    after = set(column(lake, "share").values())
+    assert len(before) == len(after) == 1
+    assert before != after
+    assert closed == list(before)
