@@ -12,6 +12,7 @@ from resources.compute.device import choose_device
 from resources.lake.errors import LakeError
 from resources.lake.failpoints import crash_point
 from resources.lake.lake import Artifact, Lake
+from resources.lake.locks import works_on_lake
 
 
 class UpstreamPending(LakeError):
@@ -27,6 +28,7 @@ class ArtifactResult:
     seconds: float
 
 
+@works_on_lake
 def run_artifact(
     lake: Lake,
     graph: StageGraph,

@@ -9,6 +9,8 @@ import typer
 from assets.batches import StageFault
 from pipeline.commands.demo import demo_command
 from pipeline.commands.doctor import doctor_command
+from pipeline.commands.forget import forget_command
+from pipeline.commands.gc import gc_command
 from pipeline.commands.ingest import ingest_command
 from pipeline.commands.plan import plan_command, status_command
 from pipeline.commands.report import report_command
@@ -38,6 +40,8 @@ app.command("status")(status_command)
 app.command("run")(run_command)
 app.command("swap")(swap_command)
 app.command("report")(report_command)
+app.command("forget")(forget_command)
+app.command("gc")(gc_command)
 app.command("doctor")(doctor_command)
 app.command("ui")(ui_command)
 app.command("demo")(demo_command)

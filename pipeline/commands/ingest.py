@@ -40,6 +40,9 @@ def ingest_command(
     prune: Annotated[
         bool, typer.Option("--prune", help="Drop the rows of files that are gone from PATH.")
     ] = False,
+    un_forget: Annotated[
+        bool, typer.Option("--un-forget", help="Take back photographs that `orchard forget` removed.")
+    ] = False,
     swap_pairs: Annotated[
         Path | None,
         typer.Option(help="CSV `source,target,truth` of pairs to swap and evaluate (image ids, picture)."),
@@ -65,6 +68,7 @@ def ingest_command(
         shard_size=shard_size,
         consent=consent,
         prune=prune,
+        un_forget=un_forget,
     )
     pairs = _store_pairs(opened, path, report, swap_pairs)
     sync_instance(opened)

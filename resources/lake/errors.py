@@ -2,6 +2,23 @@
 
 from __future__ import annotations
 
+import contextlib
+import errno
+import re
+from collections.abc import Iterator
+
+REMEDIES = {
+    errno.ENOSPC: "the disk is full; free some space (`orchard gc` drops old versions and leftovers)",
+    errno.EDQUOT: "the disk quota is used up; free some space (`orchard gc` drops old versions)",
+    errno.EFBIG: "a file may not grow that large here; raise the limit (`ulimit -f`) or use another disk",
+    errno.EROFS: "the file system is mounted read-only; mount it writable or name another lake (--lake)",
+    errno.EACCES: "this user may not write there; change the owner or mode, or name another lake (--lake)",
+    errno.EPERM: "this user may not write there; change the owner or mode, or name another lake (--lake)",
+}
+"""What to do about a refused write, by error number."""
+
+_OS_ERROR = re.compile(r"\(os error (\d+)\)")
+
 
 class LakeError(RuntimeError):
     """Something about the lake itself is wrong: a missing table, a foreign schema, a refused commit."""
@@ -13,3 +30,26 @@ class CommitRefused(LakeError):
 
 class CommitConflict(LakeError):
     """Another writer changed the same rows first; read again and retry."""
+
+
+class StorageRefused(LakeError):
+    """The disk would not take a write: it is full, read-only or not ours. What was committed stays."""
+
+
+@contextlib.contextmanager
+def clear_storage_errors(uri: str) -> Iterator[None]:
+    """Turn a refused write under `uri` into one StorageRefused that names the remedy.
+
+    Lance reports what the operating system said as text only, so the number is read from its message.
+    """
+    try:
+        yield
+    except OSError as error:
+        told = _OS_ERROR.search(str(error))
+        number = error.errno or (int(told[1]) if told else 0)
+        if number not in REMEDIES:
+            raise
+        raise StorageRefused(
+            f"{uri} could not be written: {REMEDIES[number]}. Nothing that was finished is lost; "
+            "run the same command again then"
+        ) from error

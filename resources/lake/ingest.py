@@ -11,7 +11,7 @@ import fcntl
 import hashlib
 import os
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -25,7 +25,9 @@ from resources.lake.digest import digest_bytes, quarantine_digest
 from resources.lake.errors import LakeError
 from resources.lake.failpoints import crash_point
 from resources.lake.lake import Lake
+from resources.lake.locks import works_on_lake
 from resources.lake.pairs import shard_name
+from resources.lake.removals import name_hash, read_removals, take_back
 from resources.lake.schema import FACES_SCHEMA, FACES_STAGE, SOURCE_ROOTS_SCHEMA, Status, state_column
 from resources.photos.decoding import DecodeLimits, inspect_photo, read_photo
 from resources.photos.layouts import FoundPhoto, Layout, detect_layout, escape, scan
@@ -37,6 +39,7 @@ BYTES_PER_APPEND = 256 * 1024 * 1024
 
 SHARD_PREFIX = "shard"
 INGEST_CODE_VERSION = "1"
+FORGOTTEN = "policy: this photograph was forgotten; ingest with --un-forget to take it back"
 
 
 @dataclass
@@ -81,6 +84,7 @@ class _Known:
     shard: str
 
 
+@works_on_lake
 def ingest(
     lake: Lake,
     root: Path,
@@ -90,13 +94,15 @@ def ingest(
     consent: Consent | None = None,
     prune: bool = False,
     limits: DecodeLimits | None = None,
+    un_forget: bool = False,
     on_photo: Callable[[FoundPhoto], None] | None = None,
 ) -> IngestReport:
     """Make the lake hold the photographs under `root`.
 
     `consent` is recorded with new rows (None means `unknown`) and, when given, updates known ones.
     Files that were ingested from `root` before and are gone now are reported, and deleted from the lake
-    only with `prune`.
+    only with `prune`. Photographs on the removal list (`orchard forget`) are skipped, or taken off it with
+    `un_forget`.
 
     Raises LakeError when `root` is not a folder or another ingest is running on this lake.
     """
@@ -109,7 +115,8 @@ def ingest(
     chosen, reason = detect_layout(root) if layout == "auto" else (layout, "named by the caller")
     report = IngestReport(layout=chosen, layout_reason=reason)
     with _one_ingest_at_a_time(lake):
-        known = _known_rows(lake)
+        known, removals = _known_rows(lake), read_removals(lake)
+        welcome: set[str] = set()
         writer = _ShardWriter(lake, shard_size, report)
         replaced: dict[str, list[dict[str, Any]]] = {}
         seen: set[str] = set()
@@ -128,6 +135,12 @@ def ingest(
                 report.unchanged += 1
                 continue
             row = _inspect(photo, limits, consent or (Consent(old.consent) if old else Consent.UNKNOWN))
+            if removals.has_photo(photo.identity, photo.image_id, row["image_sha256"]):
+                if not un_forget:
+                    report.skipped.append(f"{escape(str(photo.relative))}: {FORGOTTEN}")
+                    continue
+                welcome |= {name_hash(photo.identity), name_hash(photo.image_id)}
+                welcome |= {row["image_sha256"]} - {None}
             if old is None:
                 writer.add(row)
             elif _same_row(row, old):
@@ -138,6 +151,7 @@ def ingest(
                 report.replaced += 1
             if row[state_column(FACES_STAGE)]["status"] == Status.QUARANTINED:
                 report.quarantined[row[state_column(FACES_STAGE)]["reason"]] += 1
+        take_back(lake, welcome)
         writer.flush()
         for shard, rows in sorted(replaced.items()):
             lake.faces.replace(pa.Table.from_pylist(rows, schema=FACES_SCHEMA))
@@ -184,29 +198,37 @@ def _remember_root(lake: Lake, root: SourceRoot) -> None:
         lake.source_roots.append(rows)
 
 
-def refresh_shard(lake: Lake, shard: str, limits: DecodeLimits | None = None) -> IngestReport:
+@works_on_lake
+def refresh_shard(
+    lake: Lake, shard: str, limits: DecodeLimits | None = None, *, again: Collection[str] = ()
+) -> IngestReport:
     """Look at the source files of one shard's rows again and replace those whose bytes changed.
 
-    Source files that are gone are reported and their rows kept.
+    Source files that are gone are reported and their rows kept. The rows named in `again` are written anew
+    whatever is stored of them; they are quarantined when their file is gone.
     """
     report = IngestReport(layout="refresh", layout_reason=f"the source files of {shard}")
     names = ["image_id", "identity", "source"]
     rows = lake.faces.snapshot().scan(names, shard=shard).select(names).to_pylist()
     with _one_ingest_at_a_time(lake):
-        known = _known_rows(lake)
+        known, removals = _known_rows(lake), read_removals(lake)
         replaced = []
         for row in rows:
             path = source_path(row["source"])
-            if not path.exists():
+            forced = row["image_id"] in again
+            if not forced and not path.exists():
                 report.removed.append(row["image_id"])
                 continue
             old = known[row["image_id"]]
             photo = FoundPhoto(path, path.name, row["identity"], path.stem, row["image_id"])
-            if _is_untouched(photo, old, row["source"], None):
+            if not forced and _is_untouched(photo, old, row["source"], None):
                 report.unchanged += 1
                 continue
             fresh = _inspect(photo, limits or DecodeLimits(), Consent(old.consent))
-            if _same_row(fresh, old):
+            if removals.has_file(fresh["image_sha256"]):
+                report.skipped.append(f"{row['source']}: {FORGOTTEN}")
+                continue
+            if not forced and _same_row(fresh, old):
                 report.unchanged += 1
                 continue
             replaced.append({**fresh, "shard": shard})

@@ -25,6 +25,8 @@ TABLE_KEYS = {
     "swaps": "pair_id",
     "artifacts": "stage",
     "evaluations": "evaluation",
+    "removals": "sha256",
+    "tainted": "digest",
 }
 """Every table of the lake and its key column."""
 

@@ -9,6 +9,8 @@ from typing import Any
 import pyarrow as pa
 
 from resources.lake.lake import Lake
+from resources.lake.locks import works_on_lake
+from resources.lake.removals import read_removals
 from resources.lake.schema import SWAP_PAIRS_SCHEMA
 from resources.lake.table import LakeTable
 from resources.photos.pairs import SwapPair
@@ -41,11 +43,16 @@ def swap_pair_rows(pairs: Iterable[SwapPair]) -> list[dict[str, Any]]:
     ]
 
 
+@works_on_lake
 def store_swap_pairs(lake: Lake, rows: Sequence[Mapping[str, Any]]) -> PairSync:
     """Make the pinned list exactly these rows (pair_id, source_image_id, target_image_id, truth).
 
-    Equal rows are left alone, so that storing the same list twice changes nothing.
+    Equal rows are left alone, so that storing the same list twice changes nothing. Pairs with a forgotten
+    photograph are left out.
     """
+    removals = read_removals(lake)
+    ends = ("source_image_id", "target_image_id")
+    rows = [row for row in rows if not any(removals.has_image(row[end]) for end in ends)]
     stored = {row["pair_id"]: row for row in lake.swap_pairs.snapshot().dataset.to_table().to_pylist()}
     wanted = {row["pair_id"]: dict(row) for row in rows}
     stale = [key for key, row in stored.items() if wanted.get(key) != row]

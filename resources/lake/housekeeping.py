@@ -1,0 +1,180 @@
+"""Housekeeping: drop what nobody can reach any more, and say beforehand what and how many bytes.
+
+Every rerun of a stage leaves its old column group in an old version of the table; every kill may leave a data
+file, a half-written checkpoint or a list. Tagged versions and the newest are never touched.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import time
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from resources.lake.files import (
+    StoredFile,
+    files_under,
+    referenced_files,
+    stored_versions,
+    unreferenced_files,
+)
+from resources.lake.lake import TABLE_KEYS, Lake
+from resources.lake.locks import alone_on_lake
+from resources.lake.purge import drop_versions, untagged_versions
+from resources.lake.table import LakeTable
+
+DEFAULT_KEEP_SECONDS = 24 * 3600.0
+SAFETY_SECONDS = 3600.0
+"""Files without any reference are left alone when younger: on a shared disk, workers of another machine may
+be about to commit them. A clock that went backwards makes files look younger, so it keeps too much only."""
+
+LOSSES_FILE = "losses.jsonl"
+UNFINISHED = ".unfinished"
+
+
+@dataclass(frozen=True)
+class Waste:
+    """One thing to remove: a kind, what it is, how many files and bytes."""
+
+    kind: str
+    name: str
+    files: int
+    bytes: int
+
+
+@dataclass
+class GarbagePlan:
+    """What housekeeping would remove."""
+
+    versions: dict[str, list[int]] = field(default_factory=dict)
+    paths: list[Path] = field(default_factory=list)
+    waste: list[Waste] = field(default_factory=list)
+
+    @property
+    def bytes(self) -> int:
+        """Bytes that would be freed."""
+        return sum(item.bytes for item in self.waste)
+
+    def as_json(self) -> dict[str, Any]:
+        """The plan as plain values."""
+        return {"bytes": self.bytes, "waste": [vars(item) for item in self.waste]}
+
+
+def plan_garbage(
+    lake: Lake, *, keep_seconds: float = DEFAULT_KEEP_SECONDS, safety_seconds: float = SAFETY_SECONDS
+) -> GarbagePlan:
+    """What can go: untagged versions and leftovers older than `keep_seconds`.
+
+    Files that no version, artifact or list refers to go when older than `safety_seconds`.
+    """
+    now = time.time()
+    plan = GarbagePlan()
+    for name in TABLE_KEYS:
+        table = lake.table(name)
+        if table.exists():
+            _plan_table(plan, name, table, now - keep_seconds, now - safety_seconds)
+    for kind, paths in _leftovers(lake).items():
+        limit = safety_seconds if UNFINISHED in kind else keep_seconds
+        for path in paths:
+            files = list(files_under(path)) if path.is_dir() else [StoredFile(path, path.stat().st_size)]
+            if _written(path) <= now - limit:
+                plan.paths.append(path)
+                plan.waste.append(_waste(kind, path.relative_to(lake.uri).as_posix(), files))
+    return plan
+
+
+def collect_garbage(
+    lake: Lake, *, keep_seconds: float = DEFAULT_KEEP_SECONDS, safety_seconds: float = SAFETY_SECONDS
+) -> GarbagePlan:
+    """Remove what `plan_garbage` finds, and return it.
+
+    Raises LakeError while another process computes on the lake.
+    """
+    with alone_on_lake(lake, "gc"):
+        plan = plan_garbage(lake, keep_seconds=keep_seconds, safety_seconds=safety_seconds)
+        for name, versions in plan.versions.items():
+            drop_versions(lake.table(name), versions)
+        remove_all(plan.paths)
+    return plan
+
+
+def training_leftovers(lake: Lake) -> list[Path]:
+    """States of trainings that were broken off, and of finished ones whose loss curve alone is wanted.
+
+    A rerun with the same inputs would resume the broken-off ones.
+    """
+    curves = _used(lake)
+    leftovers: list[Path] = []
+    for folder in _folders(Path(lake.uri) / "training"):
+        states = sorted(item for item in folder.iterdir() if item.name != LOSSES_FILE)
+        leftovers += states if folder in curves else [folder]
+    return leftovers
+
+
+def remove_all(paths: Iterable[Path]) -> None:
+    """Remove files and folders; those that are gone already are no matter."""
+    for path in paths:
+        if path.is_dir():
+            shutil.rmtree(path)
+        else:
+            path.unlink(missing_ok=True)
+
+
+def _plan_table(plan: GarbagePlan, name: str, table: LakeTable, before: float, files_before: float) -> None:
+    committed = stored_versions(table)
+    old = [version for version in untagged_versions(table) if committed[version] <= before]
+    kept = sorted(set(committed) - set(old))
+    if old:
+        gone = referenced_files(table, old) - referenced_files(table, kept)
+        files = [StoredFile(path, path.stat().st_size) for path in sorted(gone) if path.exists()]
+        plan.versions[name] = old
+        plan.waste.append(_waste("old versions", f"{name}: {len(old)}", files))
+    orphans = [item for item in unreferenced_files(table, committed) if _written(item.path) <= files_before]
+    if orphans:
+        plan.paths += [item.path for item in orphans]
+        plan.waste.append(_waste("data files without a version", name, orphans))
+
+
+def _leftovers(lake: Lake) -> dict[str, list[Path]]:
+    """Files beside the tables that no artifact refers to, by kind."""
+    root = Path(lake.uri)
+    used = _used(lake)
+    checkpoints = _folders(root / "checkpoints")
+    lists = sorted((root / "releases").glob("*"))
+    unfinished = [path for path in [*checkpoints, *lists] if UNFINISHED in path.name]
+    return {
+        "training states": training_leftovers(lake),
+        "checkpoints without an artifact": _unused(checkpoints, used, unfinished),
+        "lists without a release": _unused(lists, used, unfinished),
+        f"half-written ({UNFINISHED})": unfinished,
+    }
+
+
+def _used(lake: Lake) -> set[Path]:
+    """Checkpoint folders, lists, and folders of loss curves that artifacts name."""
+    root = Path(lake.uri)
+    rows = lake.artifacts.snapshot().dataset.to_table(columns=["location", "metadata"]).to_pylist()
+    used = {root / row["location"] for row in rows if row["location"]}
+    losses = [json.loads(row["metadata"]).get("losses") for row in rows]
+    return used | {(root / item).parent for item in losses if item}
+
+
+def _unused(paths: list[Path], used: set[Path], unfinished: list[Path]) -> list[Path]:
+    return [path for path in paths if path not in used and path not in unfinished]
+
+
+def _folders(root: Path) -> list[Path]:
+    return sorted(path for path in root.iterdir() if path.is_dir()) if root.is_dir() else []
+
+
+def _written(path: Path) -> float:
+    """When the file, or the newest file of a folder, was last written, seconds of the epoch."""
+    inside = [item.path.stat().st_mtime for item in files_under(path)] if path.is_dir() else []
+    return max([path.stat().st_mtime, *inside])
+
+
+def _waste(kind: str, name: str, files: list[StoredFile]) -> Waste:
+    return Waste(kind, name, len(files), sum(item.size for item in files))
