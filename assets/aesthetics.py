@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import pyarrow as pa
-from models.aesthetics.face_quality import SCORER_NAME, face_quality
-from models.faces.overlays import draw_caption
 
 from assets.stage import Input, NoConfig, Row, RowOutcome, RowStage, StageContext
+from models.aesthetics.face_quality import SCORER_NAME, face_quality
+from models.faces.overlays import draw_caption
 from resources.lake.schema import Column
 
 

@@ -10,12 +10,12 @@ import hashlib
 from collections.abc import Sequence
 
 import pyarrow as pa
-from models.faces.condition import ConditionConfig
-from models.faces.parsing import decode_codes, unpack_mask
 from pydantic import Field
 
 from assets.stage import Input, Row, RowOutcome, RowStage, StageConfig, StageContext
+from models.faces.condition import ConditionConfig
 from models.faces.frame import FaceFrame, face_frame, frame_condition
+from models.faces.parsing import decode_codes, unpack_mask
 from resources.lake.schema import Column
 from resources.photos.reasons import Reason, RowError
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import pyarrow as pa
-from models.identity.embedding import EMBEDDING_SIZE, IdentityEmbedder, five_points
 
 from assets.stage import Input, NoConfig, Row, RowOutcome, RowStage, StageContext
+from models.identity.embedding import EMBEDDING_SIZE, IdentityEmbedder, five_points
 from resources.lake.schema import Column
 
 

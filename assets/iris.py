@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import pyarrow as pa
-from models.faces.iris import iris_from_mesh
-from models.faces.overlays import draw_iris
 
 from assets.stage import Input, NoConfig, Row, RowOutcome, RowStage, StageContext
+from models.faces.iris import iris_from_mesh
+from models.faces.overlays import draw_iris
 from resources.lake.schema import Column
 
 

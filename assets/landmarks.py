@@ -7,10 +7,10 @@ from typing import Literal
 
 import numpy as np
 import pyarrow as pa
-from models.faces.overlays import draw_landmarks
 from pydantic import Field
 
 from assets.stage import Input, Row, RowOutcome, RowStage, StageConfig, StageContext
+from models.faces.overlays import draw_landmarks
 from resources.lake.schema import Column
 from resources.photos.reasons import Reason, RowError
 
@@ -83,9 +83,8 @@ class LandmarkModel:
 
     def _annotate(self, image: np.ndarray) -> RowOutcome:
         from models.faces.alignment import align_to_ffhq
-        from models.faces.landmarks import head_pose, inter_ocular_px, landmarks_68_from_mesh
-
         from models.faces.detection import choose_face
+        from models.faces.landmarks import head_pose, inter_ocular_px, landmarks_68_from_mesh
 
         config = self.config
         found = self.detector.detect(

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import pyarrow as pa
+
+from assets.stage import Input, NoConfig, Row, RowOutcome, RowStage, StageContext
 from models.faces.overlays import draw_parsing
 from models.faces.parsing import (
     PersonSegmenter,
@@ -14,8 +16,6 @@ from models.faces.parsing import (
     parsing_from_mesh,
     visible_face_mask,
 )
-
-from assets.stage import Input, NoConfig, Row, RowOutcome, RowStage, StageContext
 from resources.lake.schema import Column
 from resources.photos.reasons import Reason, RowError
 
