@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from typing import Any
 
+import typer
 from rich.console import Console
 from rich.table import Table
 
@@ -23,6 +24,7 @@ from pipeline.options import (
     print_json,
 )
 from resources.lake.lake import Lake
+from resources.lake.removals import read_tainted
 from resources.lake.schema import FACES_STAGE
 from resources.lake.state import ingest_account
 
@@ -81,10 +83,16 @@ def status_command(
         reasons = ", ".join(f"{reason} ({count})" for reason, count in sorted(line["reasons"].items()))
         table.add_row(name, str(line["ok"]), str(line["quarantined"]), str(line["pending"]), reasons)
     Console().print(table)
+    for item in found["tainted"]:
+        place = item["location"] or item["digest"]
+        typer.echo(f"tainted: {item['stage']} {place} saw {item['photographs']} photographs forgotten since")
 
 
 def stage_status(lake: Lake, graph: StageGraph) -> dict[str, Any]:
-    """`{"rows": int, "stages": {stage: {"ok", "quarantined", "pending", "reasons"}}}`."""
+    """`{"rows": int, "stages": {stage: {"ok", "quarantined", "pending", "reasons"}}, "tainted": [...]}`.
+
+    `tainted` names the checkpoints and evaluations that were made with photographs forgotten since.
+    """
     planner = Planner(lake, graph)
     faces = ingest_account(lake)
     stages: dict[str, Any] = {FACES_STAGE: _line(faces.ok, faces.quarantined, 0, faces.reasons)}
@@ -103,7 +111,7 @@ def stage_status(lake: Lake, graph: StageGraph) -> dict[str, Any]:
         stages[stage.name] = _line(
             int((rows.ok & ~pending).sum()), int(quarantined.sum()), int(pending.sum()), reasons
         )
-    return {"rows": faces.rows, "stages": stages}
+    return {"rows": faces.rows, "stages": stages, "tainted": [vars(item) for item in read_tainted(lake)]}
 
 
 def _line(ok: int, quarantined: int, pending: int, reasons: Counter[str]) -> dict[str, Any]:

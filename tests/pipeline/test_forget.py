@@ -197,6 +197,8 @@ def test_forgetting_one_photograph_by_command_and_again(
     assert len(rows_by_key(copy.lake, without="")) == 19
     second = json.loads(CliRunner().invoke(app, command).stdout)
     assert second["rows"] == dict.fromkeys(found["rows"], 0)
+    status = CliRunner().invoke(app, ["status", "--lake", copy.lake.uri, "--profile", "smoke"])
+    assert status.output.count("photographs forgotten since") == len(second["tainted"]) > 0
     assert [item["digest"] for item in second["tainted"]] == [item.digest for item in read_tainted(copy.lake)]
 
 
