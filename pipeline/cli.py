@@ -13,12 +13,13 @@ from pipeline.commands.forget import forget_command
 from pipeline.commands.gc import gc_command
 from pipeline.commands.ingest import ingest_command
 from pipeline.commands.plan import plan_command, status_command
+from pipeline.commands.repair import repair_command
 from pipeline.commands.report import report_command
 from pipeline.commands.run import run_command
 from pipeline.commands.swap import swap_command
 from pipeline.commands.ui import ui_command
 from resources.compute.device import DeviceUnavailable
-from resources.lake.errors import LakeError
+from resources.lake.errors import LakeError, clear_read_errors, clear_storage_errors
 from resources.photos.layouts import LayoutError
 from resources.photos.pairs import SwapPairsError
 from resources.weights.resolve import WeightError
@@ -42,6 +43,7 @@ app.command("swap")(swap_command)
 app.command("report")(report_command)
 app.command("forget")(forget_command)
 app.command("gc")(gc_command)
+app.command("repair")(repair_command)
 app.command("doctor")(doctor_command)
 app.command("ui")(ui_command)
 app.command("demo")(demo_command)
@@ -50,7 +52,8 @@ app.command("demo")(demo_command)
 def main() -> None:
     """Run the command line; expected errors become one line on standard error and exit code 1."""
     try:
-        app()
+        with clear_storage_errors("the lake"), clear_read_errors("the lake"):
+            app()
     except EXPECTED_ERRORS as error:
         typer.echo(f"orchard: {error}", err=True)
         sys.exit(1)

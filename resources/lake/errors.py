@@ -36,6 +36,42 @@ class StorageRefused(LakeError):
     """The disk would not take a write: it is full, read-only or not ours. What was committed stays."""
 
 
+class LakeDamaged(LakeError):
+    """A file of the lake is missing or does not hold what it should."""
+
+
+DAMAGE = (
+    "failed to fill whole buffer",
+    "does not appear to be a Lance file",
+    "Not found:",
+    "outside metadata region",
+    "file size is too small",
+    "Invalid range",
+    "LanceError(Corrupt",
+    "failed to decode",
+)
+"""What Lance says about files that are gone, cut short or overwritten."""
+
+
+def is_damage(error: BaseException) -> bool:
+    """Whether an error of Lance says that a file is not what it should be."""
+    return any(marker in str(error) for marker in DAMAGE)
+
+
+@contextlib.contextmanager
+def clear_read_errors(uri: str) -> Iterator[None]:
+    """Turn what Lance says about a damaged file under `uri` into one LakeDamaged that names the remedy."""
+    try:
+        yield
+    except (OSError, ValueError) as error:  # Arrow's own errors are ValueErrors
+        if not is_damage(error):
+            raise
+        raise LakeDamaged(
+            f"a file of {uri} is damaged: {error}. `orchard repair` finds all damaged parts and has them "
+            "made again"
+        ) from error
+
+
 @contextlib.contextmanager
 def clear_storage_errors(uri: str) -> Iterator[None]:
     """Turn a refused write under `uri` into one StorageRefused that names the remedy.

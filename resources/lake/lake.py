@@ -11,8 +11,9 @@ from typing import Any
 import pyarrow as pa
 
 from resources.lake import schema
-from resources.lake.errors import LakeError
+from resources.lake.errors import LakeDamaged, LakeError, clear_storage_errors
 from resources.lake.table import LakeTable
+from resources.lake.upgrade import bring_up_to_date
 
 __all__ = ["Artifact", "Lake", "LakeError"]
 
@@ -58,18 +59,31 @@ class Lake:
     def open(cls, uri: str | Path, *, create: bool = False) -> Lake:
         """Open the lake at a path or URI.
 
-        Raises LakeError when there is none and `create` is False.
+        A lake of an older Orchard gets the tables and columns it lacks. Raises LakeError when there is no
+        lake and `create` is False, when it cannot be brought up to date, or when it is damaged.
         """
         text = str(uri)
-        lake = cls(text if "://" in text else str(Path(text).expanduser().resolve()))
+        lake = cls.locate(uri)
         if create:
-            lake._create()
+            with clear_storage_errors(lake.uri):
+                lake._create()
         elif not lake.faces.exists():
+            if lake.is_local and Path(lake.faces.uri).is_dir():
+                raise LakeDamaged(
+                    f"{lake.faces.uri} cannot be opened; `orchard repair --lake {text}` mends it"
+                )
             raise LakeError(
                 f"no lake at {lake.uri}. Make one with `orchard ingest PATH --lake {text}`, "
                 "or name another with --lake or ORCHARD_LAKE."
             )
+        bring_up_to_date(lake)
         return lake
+
+    @classmethod
+    def locate(cls, uri: str | Path) -> Lake:
+        """The lake at a path or URI without a look whether it is there and sound."""
+        text = str(uri)
+        return cls(text if "://" in text else str(Path(text).expanduser().resolve()))
 
     def _create(self) -> None:
         if self.is_local:

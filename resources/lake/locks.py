@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Concatenate, ParamSpec, TypeVar
 
-from resources.lake.errors import LakeError, clear_storage_errors
+from resources.lake.errors import LakeError, clear_read_errors, clear_storage_errors
 
 if TYPE_CHECKING:
     from resources.lake.lake import Lake
@@ -28,12 +28,13 @@ R = TypeVar("R")
 def works_on_lake(function: Callable[Concatenate[Lake, P], R]) -> Callable[Concatenate[Lake, P], R]:
     """Decorate a function that computes on the lake it is given first.
 
-    It waits while somebody cleans up, and a disk that refuses a write becomes a StorageRefused.
+    It waits while somebody cleans up. A disk that refuses a write becomes a StorageRefused, a damaged file a
+    LakeDamaged.
     """
 
     @functools.wraps(function)
     def wrapped(lake: Lake, *args: P.args, **kwargs: P.kwargs) -> R:
-        with clear_storage_errors(lake.uri), _shared(lake):
+        with clear_storage_errors(lake.uri), clear_read_errors(lake.uri), _shared(lake):
             return function(lake, *args, **kwargs)
 
     return wrapped
