@@ -9,84 +9,35 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Collection
 from dataclasses import dataclass, field
-from functools import cached_property
-from itertools import pairwise
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
-from assets.stage import ArtifactStage, Input, RowStage, Stage, StageGraph
-from resources.lake.arrow import compute as pc
-from resources.lake.digest import (
-    PART_BYTES,
-    RECIPE_BYTES,
-    combine_fingerprints,
-    digest_bytes,
-    explain_difference,
-    shard_digest,
+from assets.plan_rows import (
+    STATE_PARTS,
+    Fingerprints,
+    StageRows,
+    TableBuilder,
+    TablePlan,
+    broadcast,
+    compact,
+    ingested_rows,
+    is_quarantined,
+    state_parts,
+    taken,
+    whole,
 )
+from assets.stage import ArtifactStage, Input, RowStage, Stage, StageGraph
+from resources.lake.digest import changed_parts, combine_fingerprints, digest_bytes, explain_difference
 from resources.lake.lake import Artifact, Lake
-from resources.lake.schema import DIGEST_BYTES, FACES_STAGE, Status, state_column
-from resources.lake.table import ROW_ADDRESS, ROW_ID, Snapshot
+from resources.lake.schema import FACES_STAGE, state_column
+from resources.lake.table import Snapshot
+
+__all__ = ["ArtifactPlan", "Planner", "StagePlan", "StageRows", "TablePlan", "explain_rows"]
 
 NEVER_COMPUTED = "never_computed"
 FORCED = "forced"
-
-
-@dataclass(frozen=True)
-class StageRows:
-    """State of one stage for all rows of a table (or of one shard), as arrays of equal length N.
-
-    `stale`: no result, or one from other inputs than today's. `waiting`: an upstream is itself stale or
-    waiting, so the row cannot be computed yet. `pending`: never computed.
-    """
-
-    digest: pa.Array
-    stored: pa.Array
-    expected: pa.Array
-    pending: np.ndarray
-    quarantined: np.ndarray
-    stale: np.ndarray
-    waiting: np.ndarray
-    upstream_quarantined: np.ndarray
-    attempt: pa.Array
-    reason: pa.Array
-
-    @property
-    def ready(self) -> np.ndarray:
-        """Rows to compute now: stale, and everything they need is there."""
-        return self.stale & ~self.waiting
-
-    @property
-    def ok(self) -> np.ndarray:
-        """Rows that hold a result of today's inputs."""
-        return ~self.stale & ~self.quarantined
-
-
-@dataclass(frozen=True)
-class TablePlan:
-    """All row stages of one table at one pinned version; arrays of length N in storage order."""
-
-    snapshot: Snapshot
-    keys: list[str]
-    shards: np.ndarray
-    row_ids: np.ndarray
-    addresses: np.ndarray
-    stages: dict[str, StageRows]
-
-    @cached_property
-    def index(self) -> dict[str, int]:
-        """Position of each key."""
-        return {key: position for position, key in enumerate(self.keys)}
-
-    def shard_digests(self, stage: str) -> dict[str, str]:
-        """Data version of every shard: digest over its rows' digests."""
-        grouped: dict[str, list[tuple[str, bytes]]] = {}
-        digests = self.stages[stage].digest.to_pylist()
-        for key, shard, digest in zip(self.keys, self.shards, digests, strict=True):
-            grouped.setdefault(shard, []).append((key, digest or b""))
-        return {shard: shard_digest(rows) for shard, rows in grouped.items()}
 
 
 @dataclass(frozen=True)
@@ -171,77 +122,71 @@ class Planner:
         return StagePlan(
             stale_rows=int(rows.stale.sum()),
             waiting_rows=int(rows.waiting.sum()),
-            shards=sorted(set(table.shards[rows.stale].tolist())),
+            shards=sorted(table.shard_counts(rows.stale)),
             why=explain_rows(stage, rows, stage.name in self.forced),
         )
 
     def _plan_table(self, name: str, shard: str | None) -> None:
         snapshot = self.snapshot(name)
-        stages = self.graph.row_stages(name)
-        owners = [*([FACES_STAGE] if name == "faces" else []), *(stage.name for stage in stages)]
-        parts = ("fingerprint", "digest", "status", "attempt", "reason")
-        key = snapshot.table.key
-        names = [f"{state_column(owner)}.{part}" for owner in owners for part in parts]
-        foreign = {item.via for stage in stages for item in stage.inputs if item.via}
-        scanned = snapshot.scan([key, "shard", *sorted(foreign), *names], shard=shard)
-        columns = {column: scanned[column].combine_chunks() for column in scanned.schema.names}
-        count = scanned.num_rows
-        table = TablePlan(
-            snapshot=snapshot,
-            keys=columns[key].to_pylist(),
-            shards=np.asarray(columns["shard"].to_pylist(), dtype=object),
-            row_ids=np.asarray(columns[ROW_ID]).astype(np.int64),
-            addresses=np.asarray(columns[ROW_ADDRESS]).astype(np.int64),
-            stages={},
-        )
-        # known before its stages are: an artifact made from this table may be an input of a later stage of it
-        self._tables[name, shard] = table
-        if name == "faces":
-            table.stages[FACES_STAGE] = _ingested_rows(columns, count)
-        for stage in stages:
-            upstream = [self._upstream_rows(item, table, columns, count) for item in stage.inputs]
-            table.stages[stage.name] = self._plan_rows(stage, upstream, columns, count)
+        key, table = (name, shard), None
+        for stages in _passes(self.graph, name):
+            owners = [*([FACES_STAGE] if name == "faces" and table is None else [])]
+            owners += [stage.name for stage in stages]
+            foreign = sorted({item.via for stage in stages for item in stage.inputs if item.via})
+            state = [f"{state_column(owner)}.{part}" for owner in owners for part in STATE_PARTS]
+            builder, start = TableBuilder(snapshot), 0
+            for chunk in snapshot.scan_chunks([snapshot.table.key, "shard", *foreign, *state], shard=shard):
+                known = {} if table is None else table.slice(start, chunk.num_rows)
+                found = {owner: ingested_rows(chunk, owner) for owner in owners if owner == FACES_STAGE}
+                for stage in stages:
+                    upstream = [self._upstream_rows(item, known | found, chunk) for item in stage.inputs]
+                    found[stage.name] = self._plan_rows(stage, upstream, chunk, keep=shard is not None)
+                if shard is None:
+                    found = {owner: compact(rows) for owner, rows in found.items()}
+                builder.add(chunk, found)
+                start += chunk.num_rows
+            planned = builder.build()
+            if table is None:
+                # known before all its stages are: an artifact made from it may be an input of a later one
+                table = self._tables[key] = planned
+            else:
+                table.stages.update(planned.stages)
 
-    def _upstream_rows(
-        self, item: Input, table: TablePlan, columns: dict[str, pa.Array], count: int
-    ) -> StageRows:
-        """State of an input, one entry per row of the table that needs it."""
+    def _upstream_rows(self, item: Input, found: dict[str, StageRows], chunk: pa.Table) -> StageRows:
+        """State of an input, one entry per row of the chunk that needs it."""
         if item.stage != FACES_STAGE and isinstance(self.graph[item.stage], ArtifactStage):
-            return _broadcast(self.artifact(item.stage), count)
+            plan = self.artifact(item.stage)
+            digest = plan.current.digest if plan.current else None
+            return broadcast(digest, plan.stale or plan.waiting, chunk.num_rows)
         if item.via is None:
-            return table.stages[item.stage]
+            return found[item.stage]
         faces = self.table("faces")
-        places = [faces.index.get(key, -1) for key in columns[item.via].to_pylist()]
-        return _take(faces.stages[item.stage], np.asarray(places, dtype=np.int64))
+        return taken(faces.stages[item.stage], faces.positions(whole(chunk[item.via], pa.string())))
 
     def _plan_rows(
-        self, stage: RowStage, upstream: list[StageRows], columns: dict[str, pa.Array], count: int
+        self, stage: RowStage, upstream: list[StageRows], chunk: pa.Table, keep: bool
     ) -> StageRows:
-        state = {
-            part: columns[f"{state_column(stage.name)}.{part}"]
-            for part in ("fingerprint", "digest", "status", "attempt", "reason")
-        }
-        stored = state["fingerprint"].cast(pa.binary())
-        tracked = [rows for item, rows in zip(stage.inputs, upstream, strict=True) if item.tracked]
-        expected = combine_fingerprints(stage.prefix, [rows.digest for rows in tracked])
-        pending = ~np.asarray(pc.is_valid(stored)).astype(bool)
-        same = np.asarray(pc.fill_null(pc.equal(stored, expected), False)).astype(bool)
-        stale = pending | ~same
+        """State of one stage in a chunk; `keep` says whether the fingerprints themselves are kept."""
+        state = state_parts(chunk, stage.name)
+        stored = state["fingerprint"]
+        tracked = [rows.digest for item, rows in zip(stage.inputs, upstream, strict=True) if item.tracked]
+        changed = changed_parts(stored, stage.prefix, tracked)
+        pending = np.asarray(stored.is_null()).astype(bool)
+        stale = pending | (changed != 0)
         if stage.name in self.forced:
-            stale = np.ones(count, dtype=bool)
-        none = np.zeros(count, dtype=bool)
-        waiting = np.logical_or.reduce([none, *(rows.stale | rows.waiting for rows in upstream)])
+            stale = np.ones(chunk.num_rows, dtype=bool)
+        none = np.zeros(chunk.num_rows, dtype=bool)
         return StageRows(
-            digest=state["digest"].cast(pa.binary(DIGEST_BYTES)),
-            stored=stored,
-            expected=expected,
+            digest=state["digest"],
             pending=pending,
-            quarantined=_equals(state["status"], Status.QUARANTINED.value),
+            quarantined=is_quarantined(state["status"]),
             stale=stale,
-            waiting=waiting,
+            waiting=np.logical_or.reduce([none, *(rows.stale | rows.waiting for rows in upstream)]),
             upstream_quarantined=np.logical_or.reduce([none, *(rows.quarantined for rows in upstream)]),
+            changed=changed,
             attempt=state["attempt"],
             reason=state["reason"],
+            fingerprints=Fingerprints(stored, combine_fingerprints(stage.prefix, tracked)) if keep else None,
         )
 
     def _plan_artifact(self, stage: ArtifactStage) -> ArtifactPlan:
@@ -258,11 +203,9 @@ class Planner:
                 raise TypeError(f"{stage.name} depends on {item.stage}, which has no rows")
             table = self.table(upstream.table)
             rows = table.stages[item.stage]
-            waiting |= bool((rows.stale | rows.waiting).any()) or not table.keys
-            pairs = (
-                (key, value or b"") for key, value in zip(table.keys, rows.digest.to_pylist(), strict=True)
-            )
-            digests.append(bytes.fromhex(shard_digest(pairs)))
+            waiting |= bool((rows.stale | rows.waiting).any()) or not len(table)
+            # hashing all rows is the dear part: not done for an artifact that waits anyway
+            digests.append(b"" if waiting else table.digest(item.stage))
         stale = current is None or stage.name in self.forced
         why: list[str] = [NEVER_COMPUTED] if current is None else [FORCED] if stale else []
         expected = None
@@ -276,6 +219,20 @@ class Planner:
         return ArtifactPlan(current, expected, stale, waiting, tuple(why))
 
 
+def _passes(graph: StageGraph, table: str) -> list[list[RowStage]]:
+    """A table's stages in the groups that are planned together.
+
+    A stage with an artifact among its inputs starts a new one: it may be made from the stages before.
+    """
+    passes: list[list[RowStage]] = [[]]
+    for stage in graph.row_stages(table):
+        upstream = [graph[item.stage] for item in stage.inputs if item.stage != FACES_STAGE]
+        if passes[-1] and any(isinstance(item, ArtifactStage) for item in upstream):
+            passes.append([])
+        passes[-1].append(stage)
+    return passes
+
+
 def explain_rows(stage: RowStage, rows: StageRows, forced: bool = False) -> dict[str, int]:
     """Why rows are stale: {"never_computed": 3, "config+input:masks": 1}. Every stale row counts once."""
     if forced:
@@ -284,80 +241,9 @@ def explain_rows(stage: RowStage, rows: StageRows, forced: bool = False) -> dict
     never = int((rows.stale & rows.pending).sum())
     if never:
         why[NEVER_COMPUTED] = never
-    positions = np.flatnonzero(rows.stale & ~rows.pending)
-    if not len(positions):
-        return dict(why)
-    stored, expected = rows.stored.take(pa.array(positions)), rows.expected.take(pa.array(positions))
     labels = ["code_version", "config", "weights", *(f"input:{item.label}" for item in stage.tracked)]
-    edges = [PART_BYTES * step for step in range(3)]
-    edges += [RECIPE_BYTES + DIGEST_BYTES * step for step in range(len(stage.tracked) + 1)]
-    flags = np.zeros(len(positions), dtype=np.int64)
-    for bit, (start, stop) in enumerate(pairwise(edges)):
-        part = pc.not_equal(_slice(stored, start, stop), _slice(expected, start, stop))
-        # a null means that the upstream has no digest any more: that input is what changed
-        flags |= np.asarray(pc.fill_null(part, bit >= 3)).astype(np.int64) << bit
-    for value, count in zip(*np.unique(flags, return_counts=True), strict=True):
+    changed = rows.changed[rows.stale & ~rows.pending]
+    for value, count in zip(*np.unique(changed, return_counts=True), strict=True):
         names = [label for bit, label in enumerate(labels) if value >> bit & 1]
         why["+".join(names) or "inputs_declared"] += int(count)
     return dict(why)
-
-
-def _slice(values: pa.Array, start: int, stop: int) -> pa.Array:
-    return pc.binary_slice(values, start, stop)
-
-
-def _equals(values: pa.Array, text: str) -> np.ndarray:
-    if pa.types.is_null(values.type):
-        return np.zeros(len(values), dtype=bool)
-    return np.asarray(pc.fill_null(pc.equal(values, text), False)).astype(bool)
-
-
-def _ingested_rows(columns: dict[str, pa.Array], count: int) -> StageRows:
-    """The ingest's own rows: never stale, either ok or quarantined."""
-    state = state_column(FACES_STAGE)
-    none = np.zeros(count, dtype=bool)
-    return StageRows(
-        digest=columns[f"{state}.digest"],
-        stored=columns[f"{state}.fingerprint"],
-        expected=columns[f"{state}.fingerprint"],
-        pending=none,
-        quarantined=_equals(columns[f"{state}.status"], Status.QUARANTINED.value),
-        stale=none,
-        waiting=none,
-        upstream_quarantined=none,
-        attempt=columns[f"{state}.attempt"],
-        reason=columns[f"{state}.reason"],
-    )
-
-
-def _broadcast(artifact: ArtifactPlan, count: int) -> StageRows:
-    """An artifact as upstream of rows: one digest for all of them."""
-    digest = artifact.current.digest if artifact.current else None
-    repeated = pa.array([digest] * count, pa.binary(DIGEST_BYTES))
-    blocked = np.full(count, artifact.stale or artifact.waiting)
-    none = np.zeros(count, dtype=bool)
-    empty = pa.nulls(count)
-    return StageRows(repeated, repeated, repeated, none, none, none, blocked, none, empty, empty)
-
-
-def _take(rows: StageRows, places: np.ndarray) -> StageRows:
-    """Rows at `places`; a place of -1 is a photograph that is gone: its dependants wait for a release."""
-    gone = places < 0
-    indices = pa.array(np.where(gone, 0, places), mask=gone)
-    safe = np.where(gone, 0, places)
-
-    def pick(mask: np.ndarray) -> np.ndarray:
-        return mask[safe] & ~gone if len(mask) else np.zeros(len(places), dtype=bool)
-
-    return StageRows(
-        digest=rows.digest.take(indices),
-        stored=rows.stored.take(indices),
-        expected=rows.expected.take(indices),
-        pending=pick(rows.pending) | gone,
-        quarantined=pick(rows.quarantined),
-        stale=pick(rows.stale),
-        waiting=pick(rows.waiting) | gone,
-        upstream_quarantined=pick(rows.upstream_quarantined),
-        attempt=rows.attempt.take(indices),
-        reason=rows.reason.take(indices),
-    )

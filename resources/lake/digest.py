@@ -20,6 +20,7 @@ from resources.lake.schema import DIGEST_BYTES, Column
 
 PART_BYTES = 8
 RECIPE_BYTES = 3 * PART_BYTES
+HASH_CHUNK = 1 << 15
 
 
 def digest_bytes(*parts: bytes, size: int = DIGEST_BYTES) -> bytes:
@@ -73,6 +74,64 @@ def explain_difference(stored: bytes, expected: bytes, upstreams: Sequence[str])
     return changed
 
 
+OTHER_PARTS = np.uint32(1 << 31)
+"""Bit of `changed_parts`: the stored fingerprint has another number of parts than today's."""
+
+
+def changed_parts(stored: pa.Array, prefix: bytes, upstream_digests: Sequence[pa.Array]) -> np.ndarray:
+    """Which parts of stored fingerprints differ from today's, as bits, one uint32 per row.
+
+    Bits 0-2 are code, config and weights, bit 3 + i is upstream i; 0 means equal. A null digest (the upstream
+    has none any more) differs from everything. Rows without a stored fingerprint get 0.
+    """
+    flags = np.zeros(len(stored), np.uint32)
+    width = RECIPE_BYTES + DIGEST_BYTES * len(upstream_digests)
+    lengths = pc.binary_length(stored)
+    lengths = np.asarray(pc.fill_null(lengths, -1) if stored.null_count else lengths)
+    regular = lengths == width
+    for chosen, compare in ((regular, _changed_words), (~regular & (lengths >= 0), _changed_slices)):
+        if chosen.all():
+            return compare(stored, prefix, upstream_digests)
+        if chosen.any():
+            mask = pa.array(chosen)
+            digests = [digest.filter(mask) for digest in upstream_digests]
+            flags[chosen] = compare(stored.filter(mask), prefix, digests)
+    return flags
+
+
+def _changed_words(stored: pa.Array, prefix: bytes, digests: Sequence[pa.Array]) -> np.ndarray:
+    """Fingerprints of equal length, compared as 8-byte words in place."""
+    first = int(np.frombuffer(stored.buffers()[1], np.int32)[stored.offset])
+    words = _words(stored.buffers()[2], first, len(stored), RECIPE_BYTES + DIGEST_BYTES * len(digests))
+    flags = np.zeros(len(stored), np.uint32)
+    for bit, word in enumerate(np.frombuffer(prefix, np.uint64)):
+        differs = words[:, bit] != word
+        if differs.any():
+            flags |= differs.astype(np.uint32) << np.uint32(bit)
+    for index, digest in enumerate(digests):
+        today = _words(digest.buffers()[1], digest.offset * DIGEST_BYTES, len(digest), DIGEST_BYTES)
+        differs = words[:, 3 + 2 * index] != today[:, 0]
+        differs |= words[:, 4 + 2 * index] != today[:, 1]
+        if digest.null_count:
+            differs |= np.asarray(digest.is_null())
+        if differs.any():
+            flags |= differs.astype(np.uint32) << np.uint32(3 + index)
+    return flags
+
+
+def _changed_slices(stored: pa.Array, prefix: bytes, digests: Sequence[pa.Array]) -> np.ndarray:
+    """Fingerprints of other lengths than today's: the parts that are there are compared one by one."""
+    parts: list[Any] = [prefix[start : start + PART_BYTES] for start in range(0, RECIPE_BYTES, PART_BYTES)]
+    edges = [PART_BYTES * step for step in range(3)]
+    edges += [RECIPE_BYTES + DIGEST_BYTES * step for step in range(len(digests) + 1)]
+    flags = np.full(len(stored), OTHER_PARTS)
+    for bit, (today, start, stop) in enumerate(zip([*parts, *digests], edges, edges[1:], strict=False)):
+        wanted = pa.scalar(today, pa.binary()) if isinstance(today, bytes) else today.cast(pa.binary())
+        differs = pc.fill_null(pc.not_equal(pc.binary_slice(stored, start, stop), wanted), True)
+        flags |= np.asarray(differs).astype(np.uint32) << np.uint32(bit)
+    return flags
+
+
 def row_digest(values: Mapping[str, Any], columns: Iterable[Column]) -> bytes:
     """Digest of one row's output values, floats rounded to the column's quantum first.
 
@@ -96,6 +155,34 @@ def shard_digest(row_digests: Iterable[tuple[str, bytes]]) -> str:
     for key, digest in sorted(row_digests):
         hasher.update(digest_bytes(key.encode(), digest))
     return hasher.hexdigest()
+
+
+def key_ordered_digest(keys: pa.Array, digests: pa.Array) -> str:
+    """`shard_digest` of rows that are already in key order, without a Python object per part.
+
+    A row without a digest counts with an empty one.
+    """
+    digests = digests.cast(pa.binary())
+    hasher = hashlib.blake2b(digest_size=DIGEST_BYTES)
+    for start in range(0, len(keys), HASH_CHUNK):
+        key = keys.slice(start, HASH_CHUNK).cast(pa.binary())
+        digest = pc.fill_null(digests.slice(start, HASH_CHUNK), b"")
+        parts = [_length_bytes(key), key, _length_bytes(digest), digest, pa.scalar(b"", pa.binary())]
+        messages = pc.binary_join_element_wise(*parts).to_pylist()
+        rows = (hashlib.blake2b(message, digest_size=DIGEST_BYTES).digest() for message in messages)
+        hasher.update(b"".join(rows))
+    return hasher.hexdigest()
+
+
+def _length_bytes(values: pa.Array) -> pa.Array:
+    """Length of each value as 8 bytes, least significant first, as `digest_bytes` writes it."""
+    lengths = np.asarray(pc.binary_length(values)).astype("<i8")
+    return pa.Array.from_buffers(pa.binary(8), len(values), [None, pa.py_buffer(lengths)]).cast(pa.binary())
+
+
+def _words(data: Any, start: int, count: int, width: int) -> np.ndarray:
+    """Values of equal width in a buffer as (count, width / 8) words."""
+    return np.frombuffer(data, np.uint8, count * width, start).reshape(count, width).view(np.uint64)
 
 
 def _value_bytes(value: Any, column: Column) -> bytes:

@@ -6,7 +6,7 @@ shard, because updates and compaction change it. Row ids are stable and are the 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -16,13 +16,20 @@ import numpy as np
 import pyarrow as pa
 
 from resources.lake.arrow import compute as pc
-from resources.lake.errors import LakeError
+from resources.lake.arrow import one_piece
+from resources.lake.errors import LakeError, clear_storage_errors
 from resources.lake.schema import LAKE_FORMAT
 
 ROW_ID = "_rowid"
 ROW_ADDRESS = "_rowaddr"
 FRAGMENT_SHIFT = 32
 OFFSET_MASK = (1 << FRAGMENT_SHIFT) - 1
+
+SCAN_CHUNK = 2048
+"""`scan_chunks` joins Lance's batches to at least so many rows; a larger batch is handed out uncopied."""
+
+SCAN_BUFFER_BYTES = 256 * 1024 * 1024
+"""How far Lance may read ahead of a scan in chunks; its default of 2 GiB is more than a plan may take."""
 
 READ_CHUNK = 512
 """Row ids asked for in one filtered read; bounds the length of the filter expression."""
@@ -126,7 +133,8 @@ class LakeTable:
                     f"profile writes {field.type}. Use a lake of its own for each profile (--lake URI)."
                 )
         if missing:
-            dataset.add_columns(pa.schema(missing))
+            with clear_storage_errors(self.uri):
+                dataset.add_columns(pa.schema(missing))
 
     def tag(self, name: str, version: int) -> None:
         """Pin a version under a name; an existing tag is moved."""
@@ -165,22 +173,38 @@ class Snapshot:
 
         Columns that no stage has added yet come back as all null.
         """
-        present = [name for name in columns if name.split(".")[0] in self.columns]
+        found = self._scanner(columns, shard, filter).to_table()
+        return _with_missing(found, columns)
+
+    def scan_chunks(
+        self, columns: Sequence[str], *, shard: str | None = None, rows: int = SCAN_CHUNK
+    ) -> Iterator[pa.Table]:
+        """Like `scan`, some rows at a time, every column in one piece; at least one chunk, maybe empty."""
+        scanner = self._scanner(columns, shard, None, io_buffer_size=SCAN_BUFFER_BYTES)
+        schema, held, count, yielded = None, [], 0, False
+        for batch in scanner.to_batches():
+            schema = batch.schema
+            held.append(batch)
+            count += batch.num_rows
+            if count >= rows:
+                yield _with_missing(pa.Table.from_batches(held), columns)
+                held, count, yielded = [], 0, True
+        if held or not yielded:
+            rest = pa.Table.from_batches(held, schema or scanner.projected_schema)
+            yield _with_missing(rest, columns)
+
+    def _scanner(
+        self, columns: Sequence[str], shard: str | None, filter: str | None, **options: Any
+    ) -> lance.LanceScanner:
         conditions = [f"shard = {_sql_strings([shard])}"] if shard is not None else []
         conditions += [f"({filter})"] if filter else []
-        found = self.dataset.scanner(
-            columns=present,
+        return self.dataset.scanner(
+            columns=[name for name in columns if name.split(".")[0] in self.columns],
             filter=" AND ".join(conditions) or None,
             with_row_id=True,
             with_row_address=True,
             scan_in_order=True,
-        ).to_table()
-        arrays = [
-            found[name].combine_chunks() if name in present else pa.nulls(found.num_rows) for name in columns
-        ]
-        return pa.table(
-            [*arrays, found[ROW_ID].combine_chunks(), found[ROW_ADDRESS].combine_chunks()],
-            names=[*columns, ROW_ID, ROW_ADDRESS],
+            **options,
         )
 
     def read_rows(self, row_ids: Sequence[int], columns: Sequence[str]) -> list[dict[str, Any]]:
@@ -239,6 +263,16 @@ class Snapshot:
         return self.dataset.scanner(
             columns=list(columns), fragments=[fragment], with_row_address=True, scan_in_order=True
         ).to_table()
+
+
+def _with_missing(found: pa.Table, columns: Sequence[str]) -> pa.Table:
+    """The asked columns, absent ones as nulls, and row id and address; every column in one piece."""
+    present = set(found.schema.names)
+    arrays = [one_piece(found[name]) if name in present else pa.nulls(found.num_rows) for name in columns]
+    return pa.table(
+        [*arrays, one_piece(found[ROW_ID]), one_piece(found[ROW_ADDRESS])],
+        names=[*columns, ROW_ID, ROW_ADDRESS],
+    )
 
 
 def split_addresses(addresses: pa.Array | pa.ChunkedArray) -> tuple[np.ndarray, np.ndarray]:

@@ -7,10 +7,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from resources.lake.digest import (
+    OTHER_PARTS,
     RECIPE_BYTES,
+    changed_parts,
     combine_fingerprints,
     digest_bytes,
     explain_difference,
+    key_ordered_digest,
     recipe_prefix,
     row_digest,
     shard_digest,
@@ -78,3 +81,34 @@ def test_a_shard_digest_does_not_depend_on_row_order() -> None:
     rows = [("b", b"2"), ("a", b"1")]
     assert shard_digest(rows) == shard_digest(reversed(rows))
     assert shard_digest(rows) != shard_digest([("b", b"1"), ("a", b"2")])
+
+
+@given(st.dictionaries(st.text(max_size=6), st.none() | st.binary(min_size=16, max_size=16), max_size=12))
+def test_the_digest_of_ordered_arrays_is_the_shard_digest(rows: dict[str, bytes | None]) -> None:
+    rows = {key: value for key, value in rows.items() if not any("\ud800" <= c <= "\udfff" for c in key)}
+    keys = sorted(rows)
+    arrays = pa.array(keys, pa.string()), pa.array([rows[key] for key in keys], pa.binary(16))
+    assert key_ordered_digest(*arrays) == shard_digest((key, rows[key] or b"") for key in keys)
+
+
+def test_changed_parts_of_arrays_are_those_of_each_row() -> None:
+    prefix = recipe_prefix("masks", "1", {"size": 8}, "w")
+    older = recipe_prefix("masks", "0", {"size": 8}, "v")
+    one, two, three = (bytes([value]) * 16 for value in (1, 2, 3))
+    stored = [
+        prefix + one + two,  # equal
+        older + one + two,  # code and weights
+        prefix + one + three,  # second input
+        None,  # never computed
+        prefix + one,  # fewer inputs were declared
+        prefix + one + two + three,  # more were
+        prefix + one + two,  # first input has no digest today
+    ]
+    first = pa.array([one] * 6 + [None], pa.binary(16))
+    second = pa.array([two] * 7, pa.binary(16))
+    found = changed_parts(pa.array(stored, pa.binary()), prefix, [first, second])
+    other = int(OTHER_PARTS)
+    assert found.tolist() == [0, 0b101, 0b10000, 0, other | 0b10000, other, 0b1000]
+    # a slice that starts inside a buffer, and every row regular
+    part = changed_parts(pa.array(stored, pa.binary())[1:3], prefix, [first[1:3], second[1:3]])
+    assert part.tolist() == [0b101, 0b10000]
