@@ -11,7 +11,7 @@ export OMP_NUM_THREADS ?= 1
 export ORCHARD_LAKE ?= $(CURDIR)/orchard_data
 export DAGSTER_HOME ?= $(CURDIR)/.dagster
 
-.PHONY: help demo test lint format ui doctor lock clean
+.PHONY: help demo test lint format ui doctor lock crash clean
 
 help:  ## Show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -51,5 +51,8 @@ $(VENV)/.test: pyproject.toml requirements.lock tools/install.sh
 lock:  ## Resolve every extra anew and write requirements.lock
 	./tools/lock.sh "$(PYTHON)"
 
-clean:  ## Remove the environment and the demo (photos, lake, Dagster's history)
-	rm -rf $(VENV) $(DEMO) orchard_data .dagster
+crash: $(VENV)/.test  ## Kill every kind of stage at every point, run it again, compare (about 10 minutes)
+	$(BIN)/python tests/crash/matrix.py --json benches/results/crash.json
+
+clean:  ## Remove the environment; photographs, lake and Dagster's history stay
+	rm -rf $(VENV)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from assets.swaps import SwapModels, SwapsConfig
 from resources.lake.errors import LakeError
 from resources.lake.lake import Lake
 from resources.photos.decoding import decode_upright, read_photo
+from resources.photos.layouts import escape
 from resources.photos.marking import Mark, mark_png
 from resources.photos.reasons import RowError
 
@@ -61,11 +63,16 @@ def swap_photographs(
     mark = picture_mark(
         model_id=models.model_ids[name],
         stage=f"swap/{request.method}",
-        source=request.source.name,
-        target=request.target.name,
+        source=photo_id(request.source),
+        target=photo_id(request.target),
         consent=request.consent,
     )
     return mark_png(pictures[0], mark), mark
+
+
+def photo_id(path: Path) -> str:
+    """What a mark calls a photograph that is in no lake: its name and the start of its bytes' SHA-256."""
+    return f"{escape(path.name)} sha256:{hashlib.sha256(read_photo(path)).hexdigest()[:16]}"
 
 
 def _annotate(

@@ -176,6 +176,11 @@ def _triplet_pairs(training: dict[str, str], config: ReleaseConfig) -> list[dict
 
 
 def _drawn_pairs(photos: dict[str, list[str]], count: int, seed: int) -> list[dict[str, Any]]:
+    if len(photos) < 2:
+        raise LakeError(
+            f"pairs need at least two people, the usable rows offer {len(photos)} (for a triplet a person "
+            "needs two photographs); ingest more, in one folder per person"
+        )
     pairs = PairStream(photos, seed=seed).pairs(count)
     return [_pair_row(pair.source_photo, pair.target_photo) for pair in pairs]
 

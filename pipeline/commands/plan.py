@@ -35,7 +35,7 @@ def plan_command(
     profile: ProfileOption = DEFAULT_PROFILE,
     json: JsonOption = False,
 ) -> None:
-    """Show what `orchard run` would compute, and why. Loads no model, reads no picture, changes nothing.
+    """Show what `orchard run` would compute, and why. Loads no model, reads no picture, computes nothing.
 
     `stale` rows have no result, or one made from other inputs, code, settings or weights than today's.
     `waiting` rows may follow once what they depend on is computed; they stop where outputs stay the same.

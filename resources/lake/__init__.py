@@ -1,7 +1,7 @@
 """The lake: Lance tables under one URI, the only truth about every row of every stage.
 
 `table.py` reads and writes rows, `commit.py` is the only code that commits a column group,
-`ingest.py` brings photographs in, `checkpoints.py` and `artifacts.py` keep what is trained.
+`ingest.py` brings photographs in, `lake.py` keeps the register of releases, checkpoints and evaluations.
 """
 
 import os

@@ -118,3 +118,13 @@ def test_the_same_rows_give_the_same_release(smoke_lake, tmp_path: Path, graph) 
     assert after is not None
     assert before.digest == after.digest
     assert done.computed_rows["teacher"] == 0
+
+
+def test_too_few_people_are_told_and_no_traceback(smoke_lake, tmp_path: Path, graph) -> None:
+    own = smoke_lake.copy_to(tmp_path)
+    keep = {"w000000/0001_01", "w000001/0001_01"}
+    rows = own.lake.faces.snapshot().scan(["image_id"])["image_id"].to_pylist()
+    own.lake.faces.delete([image_id for image_id in rows if image_id not in keep])
+    store_swap_pairs(own.lake, [])
+    with pytest.raises(LakeError, match="in one folder per person"):
+        run_stages(own.lake, graph, ["release"], device="cpu")
