@@ -258,8 +258,13 @@ def whole(column: Values, data_type: pa.DataType) -> pa.Array:
 
 def is_quarantined(status: pa.Array) -> np.ndarray:
     """Which rows have this status."""
-    found = pc.equal(status, Status.QUARANTINED.value)
-    return np.asarray(pc.fill_null(found, False) if status.null_count else found).astype(bool)
+    return equals(status, Status.QUARANTINED.value)
+
+
+def equals(values: pa.Array, text: str) -> np.ndarray:
+    """Which values are this text; a null is not."""
+    found = pc.equal(values, text)
+    return np.asarray(pc.fill_null(found, False) if values.null_count else found).astype(bool)
 
 
 def ingested_rows(chunk: pa.Table, stage: str) -> StageRows:

@@ -7,7 +7,7 @@ guard and the command line all ask it, so they cannot disagree.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -22,6 +22,7 @@ from assets.plan_rows import (
     TablePlan,
     broadcast,
     compact,
+    equals,
     ingested_rows,
     is_quarantined,
     state_parts,
@@ -33,11 +34,13 @@ from resources.lake.digest import changed_parts, combine_fingerprints, digest_by
 from resources.lake.lake import Artifact, Lake
 from resources.lake.schema import FACES_STAGE, state_column
 from resources.lake.table import Snapshot
+from resources.photos.reasons import Reason
 
-__all__ = ["ArtifactPlan", "Planner", "StagePlan", "StageRows", "TablePlan", "explain_rows"]
+__all__ = ["ArtifactPlan", "Planner", "Retry", "StagePlan", "StageRows", "TablePlan", "explain_rows"]
 
 NEVER_COMPUTED = "never_computed"
 FORCED = "forced"
+RETRIED = "retried"
 
 
 @dataclass(frozen=True)
@@ -54,6 +57,22 @@ class ArtifactPlan:
     def ready(self) -> bool:
         """Whether it can and should be made now."""
         return self.stale and not self.waiting and self.expected is not None
+
+
+@dataclass(frozen=True)
+class Retry:
+    """Quarantined rows that are to be computed again: those with one reason, or (None) with any.
+
+    Rows quarantined because of an upstream are never among them: they follow when that one succeeds.
+    """
+
+    reason: str | None = None
+
+    def rows(self, quarantined: np.ndarray, reason: pa.Array) -> np.ndarray:
+        """Which of the rows these are."""
+        if self.reason is not None:
+            return quarantined & equals(reason, self.reason)
+        return quarantined & ~equals(reason, Reason.UPSTREAM.value)
 
 
 @dataclass
@@ -76,10 +95,20 @@ class StagePlan:
 
 
 class Planner:
-    """Plans over one pinned state of a lake. `forced` stages count all their rows as stale."""
+    """Plans over one pinned state of a lake.
 
-    def __init__(self, lake: Lake, graph: StageGraph, forced: Collection[str] = ()) -> None:
+    `forced` stages count all their rows as stale, `retried` stages the quarantined rows that are named.
+    """
+
+    def __init__(
+        self,
+        lake: Lake,
+        graph: StageGraph,
+        forced: Collection[str] = (),
+        retried: Mapping[str, Retry] | None = None,
+    ) -> None:
         self.lake, self.graph, self.forced = lake, graph, frozenset(forced)
+        self.retried = dict(retried or {})
         self._snapshots: dict[str, Snapshot] = {}
         self._tables: dict[tuple[str, str | None], TablePlan] = {}
         self._artifacts: dict[str, ArtifactPlan] = {}
@@ -123,7 +152,7 @@ class Planner:
             stale_rows=int(rows.stale.sum()),
             waiting_rows=int(rows.waiting.sum()),
             shards=sorted(table.shard_counts(rows.stale)),
-            why=explain_rows(stage, rows, stage.name in self.forced),
+            why=explain_rows(stage, rows, stage.name in self.forced, stage.name in self.retried),
         )
 
     def _plan_table(self, name: str, shard: str | None) -> None:
@@ -175,11 +204,14 @@ class Planner:
         stale = pending | (changed != 0)
         if stage.name in self.forced:
             stale = np.ones(chunk.num_rows, dtype=bool)
+        quarantined = is_quarantined(state["status"])
+        if stage.name in self.retried:
+            stale = stale | self.retried[stage.name].rows(quarantined, state["reason"])
         none = np.zeros(chunk.num_rows, dtype=bool)
         return StageRows(
             digest=state["digest"],
             pending=pending,
-            quarantined=is_quarantined(state["status"]),
+            quarantined=quarantined,
             stale=stale,
             waiting=np.logical_or.reduce([none, *(rows.stale | rows.waiting for rows in upstream)]),
             upstream_quarantined=np.logical_or.reduce([none, *(rows.quarantined for rows in upstream)]),
@@ -233,7 +265,9 @@ def _passes(graph: StageGraph, table: str) -> list[list[RowStage]]:
     return passes
 
 
-def explain_rows(stage: RowStage, rows: StageRows, forced: bool = False) -> dict[str, int]:
+def explain_rows(
+    stage: RowStage, rows: StageRows, forced: bool = False, retried: bool = False
+) -> dict[str, int]:
     """Why rows are stale: {"never_computed": 3, "config+input:masks": 1}. Every stale row counts once."""
     if forced:
         return {FORCED: int(rows.stale.sum())} if rows.stale.any() else {}
@@ -245,5 +279,6 @@ def explain_rows(stage: RowStage, rows: StageRows, forced: bool = False) -> dict
     changed = rows.changed[rows.stale & ~rows.pending]
     for value, count in zip(*np.unique(changed, return_counts=True), strict=True):
         names = [label for bit, label in enumerate(labels) if value >> bit & 1]
-        why["+".join(names) or "inputs_declared"] += int(count)
+        unchanged = RETRIED if retried and not value else "inputs_declared"
+        why["+".join(names) or unchanged] += int(count)
     return dict(why)

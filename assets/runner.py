@@ -16,7 +16,7 @@ import numpy as np
 import pyarrow as pa
 
 from assets.batches import compute_batch, read_inputs
-from assets.planner import Planner, StageRows, TablePlan
+from assets.planner import Planner, Retry, StageRows, TablePlan
 from assets.stage import ArtifactStage, RowModel, RowOutcome, RowStage, StageContext, StageGraph
 from resources.compute.device import choose_device
 from resources.compute.local import close, once_per_process
@@ -75,12 +75,14 @@ def run_shard(
     *,
     device: str = "auto",
     force: bool = False,
+    retry: Retry | None = None,
     report: Callable[[str], None] = print,
     on_rows: Callable[[int], None] = lambda count: None,
 ) -> ShardResult:
     """Compute the stale rows of one shard of one stage; nothing stale means nothing computed.
 
-    `report` receives sentences for people, `on_rows` the number of rows just computed.
+    `force` computes every row once, `retry` the named quarantined rows besides the stale ones. `report`
+    receives sentences for people, `on_rows` the number of rows just computed.
 
     Raises StageFault when the code, not a row, is at fault, and LakeError when the lake is.
     """
@@ -88,11 +90,12 @@ def run_shard(
     result = ShardResult(stage.name, shard)
     forced_left: set[int] | None = None
     while True:
-        planner = Planner(lake, graph, forced=[stage.name] if force else [])
+        retried = {stage.name: retry} if retry else {}
+        planner = Planner(lake, graph, forced=[stage.name] if force else [], retried=retried)
         table = planner.table(stage.table, shard)
         rows = table.stages[stage.name]
         ready = rows.ready
-        if force:
+        if force or retry:
             if forced_left is None:
                 forced_left = set(table.row_ids[ready].tolist())
             ready = ready & np.isin(table.row_ids, list(forced_left))

@@ -275,7 +275,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         "machine": {
             "cores": len(os.sched_getaffinity(0)),
             "processor": platform.machine(),
-            "load_before": [round(value, 1) for value in os.getloadavg()],
+            "load_average": [round(value, 1) for value in os.getloadavg()],
         },
         "versions": {"python": platform.python_version()}
         | {name: version(name) for name in ("pylance", "pyarrow", "numpy")},

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from assets.artifacts import UpstreamPending, run_artifact
-from assets.planner import Planner
+from assets.planner import Planner, Retry
 from assets.runner import ShardResult, run_shard
 from assets.stage import ArtifactStage, RowStage, StageGraph
 from resources.lake.lake import Lake
@@ -56,10 +56,11 @@ def run_stages(
     *,
     shards: Collection[str] | None = None,
     force: bool = False,
+    retry: Retry | None = None,
     device: str = "auto",
     progress: Progress | None = None,
 ) -> RunReport:
-    """Compute what is stale in `stages`, in topological order.
+    """Compute what is stale in `stages`, in topological order, and what is to be tried again.
 
     Rows and artifacts that wait for a stage which is not being run are reported, not computed.
 
@@ -74,7 +75,7 @@ def run_stages(
         stage = graph[name]
         before = time.monotonic()
         if isinstance(stage, RowStage):
-            computed = _run_rows(lake, graph, stage, shards, force, device, progress, report)
+            computed = _run_rows(lake, graph, stage, shards, force, retry, device, progress, report)
         elif isinstance(stage, ArtifactStage):
             computed = _run_one(lake, graph, stage, force, device, progress, report)
         else:
@@ -91,15 +92,17 @@ def _run_rows(
     stage: RowStage,
     shards: Collection[str] | None,
     force: bool,
+    retry: Retry | None,
     device: str,
     progress: Progress,
     report: RunReport,
 ) -> int:
-    table = Planner(lake, graph, forced=[stage.name] if force else []).table(stage.table)
+    retried = {stage.name: retry} if retry else {}
+    table = Planner(lake, graph, [stage.name] if force else [], retried).table(stage.table)
     rows = table.stages[stage.name]
-    wanted = sorted({shard for shard in table.shards.tolist() if shards is None or shard in shards})
-    stale = [shard for shard in wanted if rows.stale[table.shards == shard].any()]
-    todo = sum(int(rows.ready[table.shards == shard].sum()) for shard in stale)
+    stale = [shard for shard in table.shard_counts(rows.stale) if shards is None or shard in shards]
+    ready = table.shard_counts(rows.ready)
+    todo = sum(ready.get(shard, 0) for shard in stale)
     progress.start(stage.name, todo, len(stale))
     results: list[ShardResult] = []
     for shard in stale:
@@ -110,6 +113,7 @@ def _run_rows(
             shard,
             device=device,
             force=force,
+            retry=retry,
             report=progress.say,
             on_rows=lambda count: progress.advance(stage.name, count),
         )

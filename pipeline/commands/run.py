@@ -6,6 +6,7 @@ from typing import Annotated
 
 import typer
 
+from assets.planner import Retry
 from pipeline.dagster_sync import sync_instance
 from pipeline.execution import run_stages
 from pipeline.options import (
@@ -17,12 +18,15 @@ from pipeline.options import (
     ProfileOption,
     ShardOption,
     StagesArgument,
+    UsageError,
     chosen_stages,
     open_graph,
     open_lake,
     print_json,
 )
 from pipeline.progress import make_progress
+from resources.lake.schema import Status
+from resources.photos.reasons import Reason
 
 
 def run_command(
@@ -33,6 +37,12 @@ def run_command(
     force: Annotated[
         bool, typer.Option("--force", help="Compute the named stages even where nothing is stale.")
     ] = False,
+    retry: Annotated[
+        str | None,
+        typer.Option(
+            "--retry", metavar="quarantined[:REASON]", help="Compute quarantined rows of these stages again."
+        ),
+    ] = None,
     device: DeviceOption = "auto",
     json: JsonOption = False,
 ) -> None:
@@ -44,7 +54,11 @@ def run_command(
     Examples:
         orchard run
         orchard run landmarks iris --shard shard-00003
+        orchard run landmarks --retry quarantined:no_face
     """
+    chosen = parse_retry(retry) if retry is not None else None
+    if force and chosen:
+        raise UsageError("--force computes every row anyway; give it or --retry, not both")
     opened = open_lake(lake)
     graph = open_graph(opened, profile)
     report = run_stages(
@@ -53,6 +67,7 @@ def run_command(
         chosen_stages(graph, stages),
         shards=shard,
         force=force,
+        retry=chosen,
         device=device,
         progress=make_progress(),
     )
@@ -66,3 +81,12 @@ def run_command(
         typer.echo(f"{name}: {count} rows wait for an upstream stage that was not run")
     for text in report.waiting.values():
         typer.echo(text)
+
+
+def parse_retry(text: str) -> Retry:
+    """`quarantined` or `quarantined:REASON`; anything else is refused with the reasons there are."""
+    status, _, reason = text.partition(":")
+    reasons = [item.value for item in Reason if item != Reason.UPSTREAM]
+    if status != Status.QUARANTINED.value or (":" in text and reason not in reasons):
+        raise UsageError(f"--retry takes quarantined or quarantined:REASON, one of {', '.join(reasons)}")
+    return Retry(reason or None)
