@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from typing import Any
+from typing import Annotated, Any
 
 import typer
 from rich.console import Console
@@ -11,6 +11,7 @@ from rich.table import Table
 
 from assets.planner import Planner, StagePlan
 from assets.stage import RowStage, StageGraph
+from pipeline.commands.explain import explain, print_explanation
 from pipeline.options import (
     DEFAULT_LAKE,
     DEFAULT_PROFILE,
@@ -33,15 +34,27 @@ def plan_command(
     stages: StagesArgument = None,
     lake: LakeOption = DEFAULT_LAKE,
     profile: ProfileOption = DEFAULT_PROFILE,
+    explain_name: Annotated[
+        str | None,
+        typer.Option("--explain", metavar="ROW|SHARD|STAGE", help="Say why this one is stale, and no more."),
+    ] = None,
     json: JsonOption = False,
 ) -> None:
     """Show what `orchard run` would compute, and why. Loads no model, reads no picture, computes nothing.
 
     `stale` rows have no result, or one made from other inputs, code, settings or weights than today's.
     `waiting` rows may follow once what they depend on is computed; they stop where outputs stay the same.
+    With --explain, one row, shard or stage is followed to the input that changed first.
     """
     opened = open_lake(lake)
     graph = open_graph(opened, profile)
+    if explain_name is not None:
+        found = explain(opened, graph, explain_name)
+        if json:
+            print_json(found.as_json())
+        else:
+            print_explanation(found)
+        return
     plans = plan_stages(opened, graph, chosen_stages(graph, stages))
     total = sum(plan.stale_rows for plan in plans.values())
     if json:
