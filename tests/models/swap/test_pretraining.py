@@ -106,10 +106,16 @@ def test_command_line_trains_exports_and_resumes(dlib_weights, tmp_path, capsys)
     assert output.read_bytes() == (tmp_path / "again.safetensors").read_bytes()
 
 
-def test_the_shipped_base_loads_and_knows_identities():
-    """The committed file: right identities give a lower loss than wrong ones on people it never saw."""
+def test_the_shipped_base_follows_condition_and_identity(pool):
+    """The committed file, on people it never saw: swaps are recognisable, and the right identity helps."""
     path = Path(str(importlib.resources.files("models.swap"))) / "checkpoints" / "tiny_base.safetensors"
     assert path.stat().st_size <= 5_000_000
+    assert (path.parent / "MODEL_CARD.md").is_file()
     base = load_base(path)
     assert base.config == swap_config.tiny()
-    assert (path.parent / "MODEL_CARD.md").is_file()
+    report = evaluate(base, pool, WORLD, 24, steps=6)
+    for level in ("t=0.6", "t=0.9"):
+        assert report["loss"][level]["right"] < report["loss"][level]["wrong"]
+    assert report["loss"]["t=0.6"]["right"] < 0.45
+    assert report["swaps"]["id_guidance 1"]["psnr"] > 20.0
+    assert report["swaps"]["id_guidance 4"]["leak"] < report["swaps"]["copy target"]["leak"]

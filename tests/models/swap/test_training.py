@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import runpy
 import signal
 import subprocess
 import sys
@@ -91,7 +92,7 @@ def test_interrupted_training_resumes_bit_for_bit(build_model, tmp_path):
     assert kept == ["step_00000010", "step_00000012"]
 
 
-def test_killed_process_resumes_bit_for_bit(tmp_path):
+def test_killed_process_resumes_bit_for_bit(tmp_path, monkeypatch):
     script = tmp_path / "run.py"
     script.write_text(
         textwrap.dedent(
@@ -125,17 +126,18 @@ def test_killed_process_resumes_bit_for_bit(tmp_path):
         )
     )
 
-    def run(folder: str, *arguments: str) -> int:
-        command = [sys.executable, str(script), str(tmp_path / folder), *arguments]
-        return subprocess.run(command, check=False, timeout=120).returncode
+    def run_here(folder: str) -> None:
+        monkeypatch.setattr(sys, "argv", [str(script), str(tmp_path / folder)])
+        runpy.run_path(str(script))
 
-    assert run("whole") == 0
-    assert run("killed", "6") == -signal.SIGKILL
+    run_here("whole")
+    command = [sys.executable, str(script), str(tmp_path / "killed"), "6"]
+    assert subprocess.run(command, check=False, timeout=200).returncode == -signal.SIGKILL
     assert not (tmp_path / "killed" / "end.pt").exists()
     # A writer killed half-way leaves an unfinished folder, which must neither be taken for a state nor stay.
     unfinished = tmp_path / "killed" / "resume" / ".unfinished-1-aa"
     unfinished.mkdir()
-    assert run("killed") == 0
+    run_here("killed")
     assert not unfinished.exists()
     whole, resumed = (torch.load(tmp_path / name / "end.pt") for name in ("whole", "killed"))
     for name, value in whole.items():
