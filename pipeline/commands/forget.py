@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import sqlite3
 from pathlib import Path
 from typing import Annotated
@@ -63,7 +64,10 @@ def empty_history(lake: Lake) -> bool:
             return False
         instance.wipe()
     for path in sorted(Path(dagster_home()).rglob("*.db")):
-        with sqlite3.connect(path, isolation_level=None) as database:
+        with contextlib.closing(sqlite3.connect(path, isolation_level=None)) as database:
+            # Dagster leaves the events that belong to no run, those of `orchard run` among them
+            if database.execute("SELECT 1 FROM sqlite_master WHERE name = 'event_logs'").fetchone():
+                database.execute("DELETE FROM event_logs")
             database.execute("VACUUM")  # without it the pages of deleted events stay in the file
             database.execute("PRAGMA wal_checkpoint(TRUNCATE)")
     return sync_instance(lake)
