@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import os
 import sys
+import tempfile
 import traceback
 import warnings
 from pathlib import Path
@@ -31,7 +32,7 @@ def main() -> None:
 
 
 def _load_everything() -> None:
-    import dagster  # noqa: F401
+    import dagster as dg
     import torch
 
     import models.identity.embedding
@@ -44,6 +45,8 @@ def _load_everything() -> None:
     warnings.filterwarnings("ignore", message="lance is not fork-safe")
     torch.set_num_threads(1)
     actions.small_commits()
+    with tempfile.TemporaryDirectory() as home, dg.DagsterInstance.local_temp(home):
+        pass  # loads the hundreds of modules of Dagster's storage, once for all children
 
 
 def _serve(request: dict[str, Any]) -> dict[str, Any]:
