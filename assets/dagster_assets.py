@@ -5,6 +5,7 @@ and the old data version is emitted again, however the run was launched.
 """
 
 import base64
+import warnings
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, cast
 
@@ -14,6 +15,7 @@ from assets.artifacts import ArtifactResult, run_artifact
 from assets.previews import stage_preview
 from assets.runner import ShardResult, run_shard
 from assets.stage import ArtifactStage, RowStage, Stage, StageGraph
+from resources.lake.errors import LakeError
 from resources.lake.failpoints import crash_point
 from resources.lake.ingest import refresh_shard
 from resources.lake.lake import Lake
@@ -65,7 +67,10 @@ def _options(stage_name: str, table: str | None) -> dict[str, Any]:
 
 def _asset(body: Callable[..., Any], **options: Any) -> dg.AssetsDefinition:
     """`dg.asset` as a function: its overloads do not see through computed options."""
-    return cast(dg.AssetsDefinition, dg.asset(**options)(body))
+    with warnings.catch_warnings():
+        # backfill policies are beta in the pinned version; said once per asset, it floods every command
+        warnings.simplefilter("ignore", dg.BetaWarning)
+        return cast(dg.AssetsDefinition, dg.asset(**options)(body))
 
 
 def _faces_asset() -> dg.AssetsDefinition:
@@ -75,6 +80,7 @@ def _faces_asset() -> dg.AssetsDefinition:
         for image_id in report.removed:
             context.log.warning("the source file of %s is gone; its row is kept", image_id)
         result = ingest_account(opened, context.partition_key)
+        _refuse_unknown_shard(result.rows, context.partition_key)
         yield from _reported(
             version=result.digest,
             passed=result.ok + result.quarantined == result.rows,
@@ -101,7 +107,7 @@ def _faces_asset() -> dg.AssetsDefinition:
 
 def _row_asset(graph: StageGraph, stage: RowStage) -> dg.AssetsDefinition:
     def body(context: dg.AssetExecutionContext, lake: LakeResource):
-        opened = lake.open()
+        opened = _prepared(lake, graph)
         result = run_shard(
             opened,
             graph,
@@ -110,6 +116,7 @@ def _row_asset(graph: StageGraph, stage: RowStage) -> dg.AssetsDefinition:
             device=lake.device,
             report=context.log.info,
         )
+        _refuse_unknown_shard(result.rows, context.partition_key)
         preview = stage_preview(opened, graph, stage.name, context.partition_key)
         yield from _reported(
             version=result.digest,
@@ -121,7 +128,7 @@ def _row_asset(graph: StageGraph, stage: RowStage) -> dg.AssetsDefinition:
     return _asset(
         body,
         **_options(stage.name, stage.table),
-        deps=_dependencies(graph, stage),
+        deps=upstream_assets(graph, stage),
         code_version=stage.code_version,
         description=stage.description,
         pool=GPU_POOL,
@@ -131,7 +138,7 @@ def _row_asset(graph: StageGraph, stage: RowStage) -> dg.AssetsDefinition:
 
 def _artifact_asset(graph: StageGraph, stage: ArtifactStage) -> dg.AssetsDefinition:
     def body(context: dg.AssetExecutionContext, lake: LakeResource):
-        opened = lake.open()
+        opened = _prepared(lake, graph)
         result = run_artifact(opened, graph, stage, device=lake.device, report=context.log.info)
         register_partitions(context.instance, opened)
         preview = stage.preview(opened, result.artifact) if stage.preview else None
@@ -145,14 +152,30 @@ def _artifact_asset(graph: StageGraph, stage: ArtifactStage) -> dg.AssetsDefinit
     return _asset(
         body,
         **_options(stage.name, None),
-        deps=_dependencies(graph, stage),
+        deps=upstream_assets(graph, stage),
         code_version=stage.code_version,
         description=stage.description,
         pool=GPU_POOL,
     )
 
 
-def _dependencies(graph: StageGraph, stage: Stage) -> list[str]:
+def _prepared(lake: LakeResource, graph: StageGraph) -> Lake:
+    """The lake with the columns of all stages: whoever launches first may find it just ingested."""
+    opened = lake.open()
+    graph.prepare(opened)
+    return opened
+
+
+def _refuse_unknown_shard(rows: int, shard: str) -> None:
+    """The UI lets people add partitions by hand; only the lake makes shards."""
+    if rows == 0:
+        raise LakeError(
+            f"the lake has no shard {shard}; shards come from `orchard ingest` and from releases, and the "
+            "sensor `lake_partitions` registers them"
+        )
+
+
+def upstream_assets(graph: StageGraph, stage: Stage) -> list[str]:
     """Upstream assets that Dagster should know of.
 
     Pair tables do not depend on photo shards in Dagster: 366 of them would exceed what it tracks (it never
@@ -220,14 +243,20 @@ def artifact_metadata(result: ArtifactResult) -> dict[str, Any]:
 
 
 def register_partitions(instance: dg.DagsterInstance, lake: Lake) -> dict[str, list[str]]:
-    """Register every shard of the lake as a partition; returns what was new, by table."""
+    """Make the partitions the lake's shards; returns what was new, by table.
+
+    Partitions of shards that are gone (all rows pruned, fewer pairs in a release) are dropped.
+    """
     new: dict[str, list[str]] = {}
     for table, partitions in SHARDS.items():
         name = partitions.name
         assert name is not None  # all of ours are named
         wanted = lake.table(table).snapshot().shards()
-        missing = [key for key in wanted if not instance.has_dynamic_partition(name, key)]
+        known = set(instance.get_dynamic_partitions(name))
+        missing = [key for key in wanted if key not in known]
         if missing:
             instance.add_dynamic_partitions(name, missing)
             new[table] = missing
+        for key in sorted(known.difference(wanted)):
+            instance.delete_dynamic_partition(name, key)
     return new

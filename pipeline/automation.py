@@ -4,10 +4,14 @@ Both are level-triggered: they look at what is, not at what happened. A shard th
 launched again at the next tick; a fresh lake launches nothing.
 """
 
-import dagster as dg
+import os
+from typing import Any
 
-from assets.dagster_assets import register_partitions
-from pipeline.options import DEFAULT_PROFILE
+import dagster as dg
+from pydantic import Field
+
+from assets.dagster_assets import GPU_POOL, register_partitions
+from pipeline.options import DEFAULT_PROFILE, chosen_stages
 from pipeline.profiles import profile
 from resources.lake.ingest import ingest, source_path, source_roots
 from resources.lake.resource import LakeResource
@@ -19,11 +23,20 @@ REFRESH_CRON = "0 * * * *"
 class RefreshConfig(dg.Config):
     """What the refresh job does beyond reading the source folders again."""
 
-    profile: str = DEFAULT_PROFILE
-    """Profile whose stages are computed where stale."""
+    profile: str | None = Field(
+        default=None, description="Profile whose stages are computed; none means that of these definitions."
+    )
+    stages: list[str] = Field(
+        default=[], description="Stages to compute where stale, e.g. no training; none named means all."
+    )
 
 
-@dg.op
+def defined_profile() -> str:
+    """The profile of the shipped definitions: ORCHARD_PROFILE, which `orchard ui` sets."""
+    return os.environ.get("ORCHARD_PROFILE", DEFAULT_PROFILE)
+
+
+@dg.op(pool=GPU_POOL)
 def refresh_lake(context: dg.OpExecutionContext, config: RefreshConfig, lake: LakeResource) -> None:
     """Read all known source folders again, then compute whatever is stale."""
     from pipeline.dagster_sync import report_versions
@@ -34,20 +47,24 @@ def refresh_lake(context: dg.OpExecutionContext, config: RefreshConfig, lake: La
             context.log.info(text)
 
     opened = lake.open()
+    graph = profile(config.profile or defined_profile()).graph()
+    stages = chosen_stages(graph, config.stages)
+    ingested: dict[str, Any] = {}
     for root in source_roots(opened):
         folder = source_path(root.path)
         if not folder.is_dir():
             context.log.warning("source folder %s is gone; its rows are kept", root.path)
             continue
         report = ingest(opened, folder, layout=root.layout, shard_size=root.shard_size)
-        context.log.info("%s: %s", root.path, report.as_json())
-    graph = profile(config.profile).graph()
+        ingested[root.path] = report.as_json()
+        context.log.info("%s: %s", root.path, ingested[root.path])
     graph.prepare(opened)
     register_partitions(context.instance, opened)
-    done = run_stages(opened, graph, graph.names, device=lake.device, progress=LogProgress())
+    done = run_stages(opened, graph, stages, device=lake.device, progress=LogProgress())
     register_partitions(context.instance, opened)
     report_versions(context.instance, opened, graph)
     context.log.info("computed %s", done.as_json())
+    context.add_output_metadata({"ingested": ingested, **done.as_json()})
 
 
 @dg.job(description="Discover new, changed and removed photographs; compute only what is stale.")

@@ -7,23 +7,34 @@ the UI shows what is there; a deleted Dagster home loses history, never state.
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from assets.stage import RowStage, StageGraph
+from assets.stage import RowStage, Stage, StageGraph
 from pipeline.options import default_home, project_root
+from resources.lake.ingest import INGEST_CODE_VERSION
 from resources.lake.lake import Lake
 from resources.lake.schema import FACES_STAGE
-from resources.lake.state import ingest_account
 
 if TYPE_CHECKING:  # importing Dagster costs a second that `orchard plan` should not pay
-    from dagster import DagsterInstance
+    from dagster import AssetKey, DagsterInstance
+
+    from assets.planner import Planner
 
 CONFIG_NAME = "dagster.yaml"
 LAKE_FILE = "orchard_lake"
+
+DATA_VERSION = "dagster/data_version"
+CODE_VERSION = "dagster/code_version"
+USER_PROVIDED = "dagster/data_version_is_user_provided"
+INPUT_VERSION = "dagster/input_data_version"
+INPUT_POINTER = "dagster/input_event_pointer"
+"""Tags in which Dagster 1.13 keeps what a materialisation was made from; tests hold us to them."""
 
 
 def dagster_home() -> Path:
@@ -57,9 +68,10 @@ def open_instance(lake: Lake) -> Iterator[DagsterInstance | None]:
 
 
 def sync_instance(lake: Lake, graph: StageGraph | None = None) -> bool:
-    """Register the lake's shards, and report results whose data version Dagster does not know yet.
+    """Make partitions of the lake's shards, and report results that Dagster does not know yet.
 
-    Returns False when the Dagster home belongs to another lake (nothing is changed there).
+    Without a graph only the photographs themselves are reported. Returns False when the Dagster home belongs
+    to another lake (nothing is changed there).
     """
     with open_instance(lake) as instance:
         if instance is None:
@@ -67,49 +79,129 @@ def sync_instance(lake: Lake, graph: StageGraph | None = None) -> bool:
         from assets.dagster_assets import register_partitions
 
         register_partitions(instance, lake)
-        if graph is not None:
-            report_versions(instance, lake, graph)
+        report_versions(instance, lake, graph or StageGraph(()))
     return True
 
 
-def report_versions(instance: DagsterInstance, lake: Lake, graph: StageGraph) -> None:
-    """Report every fresh shard and artifact whose data version Dagster does not know yet."""
+def report_versions(instance: DagsterInstance, lake: Lake, graph: StageGraph) -> int:
+    """Report every fresh shard and artifact of which Dagster's newest event tells something else.
+
+    Returns the number of events written. A result that came out the same from changed inputs is reported
+    too: Dagster would otherwise call it stale for inputs that it no longer depends on.
+    """
+    from assets.dagster_assets import upstream_assets
     from assets.planner import Planner
 
     planner = Planner(lake, graph)
-    for shard in planner.snapshot("faces").shards():
-        _report(instance, FACES_STAGE, shard, ingest_account(lake, shard).digest, "1")
+    events = _Events(instance)
+    events.report(FACES_STAGE, INGEST_CODE_VERSION, [], _shard_results(planner, "faces", FACES_STAGE))
     for stage in graph.stages:
         if isinstance(stage, RowStage):
-            table = planner.table(stage.table)
-            rows = table.stages[stage.name]
-            unfinished = set(table.shards[rows.stale].tolist())
-            for shard, digest in sorted(table.shard_digests(stage.name).items()):
-                if shard not in unfinished:
-                    _report(instance, stage.name, shard, digest, stage.code_version)
+            found = _shard_results(planner, stage.table, stage.name)
         else:
-            plan = planner.artifact(stage.name)
-            if plan.current is not None and not plan.stale and not plan.waiting:
-                _report(instance, stage.name, None, plan.current.digest.hex(), stage.code_version)
+            found = _artifact_result(planner, stage)
+        events.report(stage.name, stage.code_version, upstream_assets(graph, stage), found)
+    return events.written
 
 
-def _report(instance: DagsterInstance, name: str, shard: str | None, version: str, code_version: str) -> None:
-    """One materialisation event, unless the newest one already has this data version."""
-    import dagster as dg
+@dataclass(frozen=True)
+class Result:
+    """What the lake holds of one asset or partition."""
 
-    key = dg.AssetKey(name)
-    records = instance.fetch_materializations(
-        dg.AssetRecordsFilter(asset_key=key, asset_partitions=[shard] if shard else None), limit=1
-    ).records
-    if records:
-        known = records[0].asset_materialization
-        if known is not None and (known.tags or {}).get("dagster/data_version") == version:
-            return
-    tags = {
-        "dagster/data_version": version,
-        "dagster/data_version_is_user_provided": "true",
-        "dagster/code_version": code_version,
-    }
-    instance.report_runless_asset_event(
-        dg.AssetMaterialization(key, partition=shard, tags=tags, description="computed by orchard run")
-    )
+    version: str
+    metadata: dict[str, int]
+
+
+def _shard_results(planner: Planner, table_name: str, stage: str) -> dict[str | None, Result]:
+    """Every shard without stale rows."""
+    table = planner.table(table_name)
+    rows = table.stages[stage]
+    unfinished = set(table.shards[rows.stale].tolist())
+    results: dict[str | None, Result] = {}
+    for shard, digest in sorted(table.shard_digests(stage).items()):
+        if shard not in unfinished:
+            here = table.shards == shard
+            counts = {
+                "rows": here.sum(),
+                "ok": rows.ok[here].sum(),
+                "quarantined": rows.quarantined[here].sum(),
+            }
+            results[shard] = Result(digest, {name: int(count) for name, count in counts.items()})
+    return results
+
+
+def _artifact_result(planner: Planner, stage: Stage) -> dict[str | None, Result]:
+    plan = planner.artifact(stage.name)
+    if plan.current is None or plan.stale or plan.waiting:
+        return {}
+    return {None: Result(plan.current.digest.hex(), {})}
+
+
+class _Events:
+    """Dagster's newest materialisations, asset by asset from upstream to downstream.
+
+    A runless event is judged by its tags as one of a run is: the versions of its inputs, and the newest event
+    of each input that it could have seen (Dagster compares what came after that one with what came before).
+    """
+
+    def __init__(self, instance: DagsterInstance) -> None:
+        self.instance = instance
+        self.versions: dict[str, dict[str | None, str]] = {}
+        self.newest: dict[str, int | None] = {}
+        self.written = 0
+
+    def report(
+        self, name: str, code_version: str, upstream: Sequence[str], results: Mapping[str | None, Result]
+    ) -> None:
+        """Write what is missing for one asset; its upstream assets must have been reported before."""
+        import dagster as dg
+
+        key = dg.AssetKey(name)
+        known = self._newest_events(key)
+        versions = {partition: tags.get(DATA_VERSION, "") for partition, tags in known.items()}
+        for partition, result in results.items():
+            tags = {DATA_VERSION: result.version, CODE_VERSION: code_version}
+            tags |= {f"{INPUT_VERSION}/{item}": self._input_version(item, partition) for item in upstream}
+            versions[partition] = result.version
+            if tags.items() <= known.get(partition, {}).items():
+                continue
+            pointers = {f"{INPUT_POINTER}/{item}": str(self.newest[item] or "NULL") for item in upstream}
+            self.instance.report_runless_asset_event(
+                dg.AssetMaterialization(
+                    key,
+                    partition=partition,
+                    tags={**tags, **pointers, USER_PROVIDED: "true"},
+                    metadata=result.metadata,
+                    description="found in the lake",
+                )
+            )
+            self.written += 1
+        self.versions[name] = versions
+        newest = self.instance.fetch_materializations(key, limit=1).records
+        self.newest[name] = newest[0].storage_id if newest else None
+
+    def _newest_events(self, key: AssetKey) -> dict[str | None, dict[str, str]]:
+        """Tags of the newest materialisation of every partition (None: of the asset)."""
+        import dagster as dg
+
+        storage = self.instance.event_log_storage
+        ids = storage.get_latest_storage_id_by_partition(key, dg.DagsterEventType.ASSET_MATERIALIZATION)
+        if ids:
+            wanted = dg.AssetRecordsFilter(key, storage_ids=list(ids.values()))
+            records = self.instance.fetch_materializations(wanted, limit=len(ids)).records
+        else:
+            records = self.instance.fetch_materializations(key, limit=1).records
+        return {
+            found.partition: dict(found.tags or {})
+            for record in records
+            if (found := record.asset_materialization) is not None
+        }
+
+    def _input_version(self, name: str, partition: str | None) -> str:
+        """The version of an input as Dagster's own runs record it: hashed where the input has partitions."""
+        versions = self.versions[name]
+        if None in versions:
+            return versions[None]
+        partitions = sorted(filter(None, versions)) if partition is None else [partition]
+        known = [versions[key] for key in partitions if key in versions]
+        return hashlib.sha256("".join(known).encode()).hexdigest() if known else "INITIAL"

@@ -10,8 +10,8 @@ import os
 import dagster as dg
 
 from assets.dagster_assets import build_assets
-from pipeline.automation import refresh_job, refresh_schedule, sync_sensor
-from pipeline.options import DEFAULT_LAKE, DEFAULT_PROFILE
+from pipeline.automation import defined_profile, refresh_job, refresh_schedule, sync_sensor
+from pipeline.options import DEFAULT_LAKE
 from pipeline.profiles import profile
 from resources.lake.resource import LakeResource
 
@@ -32,6 +32,6 @@ def build_definitions(lake_uri: str, profile_name: str, device: str = "auto") ->
 
 defs = build_definitions(
     os.environ.get("ORCHARD_LAKE", DEFAULT_LAKE),
-    os.environ.get("ORCHARD_PROFILE", DEFAULT_PROFILE),
+    defined_profile(),
     os.environ.get("ORCHARD_DEVICE", "auto"),
 )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
 from typing import Annotated
 
@@ -54,7 +55,12 @@ def ui_command(
         "ORCHARD_LAKE": opened.uri,
         "ORCHARD_PROFILE": profile,
     }
-    command = [sys.executable, "-m", "dagster", "dev", "-m", "pipeline.definitions"]
+    command = [sys.executable, "-W", "ignore:Function `dev_command` is superseded"]
+    command += ["-m", "dagster", "dev", "-m", "pipeline.definitions"]
     command += ["-d", str(project_root()), "-h", LOOPBACK, "-p", str(port)]
     typer.echo(f"http://{LOOPBACK}:{port}  lake {opened.uri}, profile {profile}")
+    # a shell script's `orchard ui &` hands down ignored interrupts, and Dagster then ignores `kill` as well
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    # Dagster warns of any dagster.yaml in the current folder that is not its home's
+    os.chdir(dagster_home())
     os.execvpe(command[0], command, environment)
