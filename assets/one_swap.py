@@ -32,7 +32,7 @@ class SwapRequest:
     target: Path
     consent: str
     method: str = "student"
-    id_guidance_scale: float = 1.0
+    id_guidance_scale: float | None = None
     seed: int = 0
 
 
@@ -58,7 +58,8 @@ def swap_photographs(
         f"{TARGET}.latent_condition": target["latent_condition"],
     }
     name, condition, sampling = models.recipe(request.method)
-    sampling = sampling.model_copy(update={"id_guidance_scale": request.id_guidance_scale})
+    if request.id_guidance_scale is not None:
+        sampling = sampling.model_copy(update={"id_guidance_scale": request.id_guidance_scale})
     pictures = swap_rows(models.swappers[name], [row], condition, sampling)[1]
     mark = picture_mark(
         model_id=models.model_ids[name],

@@ -43,8 +43,12 @@ def swap_command(
     ] = None,
     method: Annotated[Method, typer.Option(help="Which model of the lake swaps.")] = Method.STUDENT,
     id_guidance_scale: Annotated[
-        float, typer.Option(min=0.0, help="Above 1 strengthens the source's identity; attributes suffer.")
-    ] = 1.0,
+        float | None,
+        typer.Option(
+            min=0.0,
+            help="Above 1 strengthens the source's identity; attributes suffer. The profile's unless given.",
+        ),
+    ] = None,
     seed: Annotated[int, typer.Option(min=0, help="Seed of the noise.")] = 0,
     lake: LakeOption = DEFAULT_LAKE,
     profile: ProfileOption = DEFAULT_PROFILE,
