@@ -11,7 +11,7 @@ export OMP_NUM_THREADS ?= 1
 export ORCHARD_LAKE ?= $(CURDIR)/orchard_data
 export DAGSTER_HOME ?= $(CURDIR)/.dagster
 
-.PHONY: help demo test lint format ui doctor lock crash clean
+.PHONY: help demo test lint format ui doctor lock crash bench clean
 
 help:  ## Show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -47,6 +47,9 @@ $(VENV)/.run: pyproject.toml requirements.lock tools/install.sh
 $(VENV)/.test: pyproject.toml requirements.lock tools/install.sh
 	./tools/install.sh "$(PYTHON)" "$(VENV)" "$(EXTRAS_TEST)"
 	@touch $(VENV)/.run $@
+
+bench: $(VENV)/.test  ## Measure planning over 1.5 million rows; best alone on the machine
+	$(BIN)/python -m benches.planning
 
 lock:  ## Resolve every extra anew and write requirements.lock
 	./tools/lock.sh "$(PYTHON)"
