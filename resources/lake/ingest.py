@@ -10,6 +10,7 @@ import contextlib
 import fcntl
 import hashlib
 import os
+import time
 from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
@@ -36,6 +37,10 @@ from resources.photos.reasons import Reason, RowError
 DEFAULT_SHARD_SIZE = 4096
 BYTES_PER_APPEND = 256 * 1024 * 1024
 """Photographs are appended in pieces of at most this many bytes, so that memory stays bounded."""
+
+LOCK_POLL_SECONDS = 0.2
+REFRESH_WAIT_SECONDS = 600.0
+"""How long `refresh_shard` waits for another ingest before it gives up."""
 
 SHARD_PREFIX = "shard"
 INGEST_CODE_VERSION = "1"
@@ -96,15 +101,16 @@ def ingest(
     limits: DecodeLimits | None = None,
     un_forget: bool = False,
     on_photo: Callable[[FoundPhoto], None] | None = None,
+    wait_seconds: float = 0.0,
 ) -> IngestReport:
     """Make the lake hold the photographs under `root`.
 
     `consent` is recorded with new rows (None means `unknown`) and, when given, updates known ones.
     Files that were ingested from `root` before and are gone now are reported, and deleted from the lake
     only with `prune`. Photographs on the removal list (`orchard forget`) are skipped, or taken off it with
-    `un_forget`.
+    `un_forget`. Another ingest on this lake is waited for, `wait_seconds` at most.
 
-    Raises LakeError when `root` is not a folder or another ingest is running on this lake.
+    Raises LakeError when `root` is not a folder or another ingest is still running on this lake.
     """
     root = root.expanduser().resolve()
     if not root.is_dir():
@@ -114,7 +120,7 @@ def ingest(
     limits = limits or DecodeLimits()
     chosen, reason = detect_layout(root) if layout == "auto" else (layout, "named by the caller")
     report = IngestReport(layout=chosen, layout_reason=reason)
-    with _one_ingest_at_a_time(lake):
+    with _one_ingest_at_a_time(lake, wait_seconds):
         known, removals = _known_rows(lake), read_removals(lake)
         welcome: set[str] = set()
         writer = _ShardWriter(lake, shard_size, report)
@@ -204,13 +210,14 @@ def refresh_shard(
 ) -> IngestReport:
     """Look at the source files of one shard's rows again and replace those whose bytes changed.
 
+    Another ingest is waited for: two shards may be looked at by two runs at once.
     Source files that are gone are reported and their rows kept. The rows named in `again` are written anew
     whatever is stored of them; they are quarantined when their file is gone.
     """
     report = IngestReport(layout="refresh", layout_reason=f"the source files of {shard}")
     names = ["image_id", "identity", "source"]
-    rows = lake.faces.snapshot().scan(names, shard=shard).select(names).to_pylist()
-    with _one_ingest_at_a_time(lake):
+    with _one_ingest_at_a_time(lake, REFRESH_WAIT_SECONDS):
+        rows = lake.faces.snapshot().scan(names, shard=shard).select(names).to_pylist()
         known, removals = _known_rows(lake), read_removals(lake)
         replaced = []
         for row in rows:
@@ -348,16 +355,21 @@ def _known_rows(lake: Lake) -> dict[str, _Known]:
 
 
 @contextlib.contextmanager
-def _one_ingest_at_a_time(lake: Lake) -> Iterator[None]:
+def _one_ingest_at_a_time(lake: Lake, wait_seconds: float) -> Iterator[None]:
     """Hold the ingest lock of a local lake: two ingests could append one photograph twice."""
     if not lake.is_local:
         yield
         return
     with (Path(lake.uri) / "ingest.lock").open("w") as handle:
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise LakeError(
-                f"another ingest is running on {lake.uri}; wait for it to end, then run this again"
-            ) from error
+        deadline = time.monotonic() + wait_seconds
+        while True:
+            try:
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError as error:
+                if time.monotonic() >= deadline:
+                    raise LakeError(
+                        f"another ingest is running on {lake.uri}; wait for it to end, then run this again"
+                    ) from error
+            time.sleep(LOCK_POLL_SECONDS)
         yield
