@@ -18,6 +18,7 @@ import pyarrow as pa
 from resources.lake.arrow import compute as pc
 from resources.lake.arrow import one_piece
 from resources.lake.errors import LakeError, clear_storage_errors
+from resources.lake.leases import ensure_held
 from resources.lake.schema import LAKE_FORMAT
 
 ROW_ID = "_rowid"
@@ -110,11 +111,18 @@ class LakeTable:
         result = dataset.merge_insert(self.key).when_matched_update_all().execute(rows)
         return int(result["num_updated_rows"])
 
+    def put(self, rows: pa.Table) -> None:
+        """Replace known rows by key and append the others, in one commit; not for a table with shards."""
+        if rows.num_rows:
+            dataset = lance.dataset(self.uri, storage_options=self._options)
+            builder = dataset.merge_insert(self.key).when_matched_update_all()
+            builder.when_not_matched_insert_all().execute(rows)
+
     def delete(self, keys: Sequence[str]) -> None:
-        """Delete rows by key; unknown keys are ignored."""
-        dataset = lance.dataset(self.uri, storage_options=self._options)
-        for start in range(0, len(keys), READ_CHUNK):
-            dataset.delete(f"{self.key} IN ({_sql_strings(keys[start : start + READ_CHUNK])})")
+        """Delete rows by key, all in one commit; unknown keys are ignored."""
+        if keys:
+            dataset = lance.dataset(self.uri, storage_options=self._options)
+            dataset.delete(f"{self.key} IN ({_sql_strings(keys)})")
 
     def ensure_columns(self, fields: Iterable[pa.Field]) -> None:
         """Add missing columns, schema only (no data file is written).
