@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 
 from assets.stage import RowStage, Stage, StageGraph
 from pipeline.options import default_home, project_root
+from resources.lake.failpoints import crash_point
 from resources.lake.ingest import INGEST_CODE_VERSION
 from resources.lake.lake import Lake
 from resources.lake.schema import FACES_STAGE
@@ -166,6 +167,7 @@ class _Events:
             if tags.items() <= known.get(partition, {}).items():
                 continue
             pointers = {f"{INPUT_POINTER}/{item}": str(self.newest[item] or "NULL") for item in upstream}
+            crash_point("before_event")
             self.instance.report_runless_asset_event(
                 dg.AssetMaterialization(
                     key,
@@ -175,6 +177,7 @@ class _Events:
                     description="found in the lake",
                 )
             )
+            crash_point("after_event")
             self.written += 1
         self.versions[name] = versions
         newest = self.instance.fetch_materializations(key, limit=1).records
