@@ -1,0 +1,168 @@
+"""Which checks every stage has, what they are for, and how to run them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from assets.checks.accounting import rows_accounted
+from assets.checks.artifact_files import artifact_complete
+from assets.checks.findings import Finding
+from assets.checks.finite import values_finite
+from assets.checks.plausibility import iris_plausible, landmarks_plausible
+from assets.checks.quarantine import quarantined_share
+from assets.checks.rows import StageShard
+from assets.checks.schema import schema_as_declared
+from assets.checks.uniqueness import ids_unique
+from assets.planner import Planner
+from assets.stage import RowStage, StageGraph
+from resources.lake.lake import Lake
+from resources.lake.schema import FACES_STAGE
+
+ROWS_ACCOUNTED = "rows_accounted"
+ARTIFACT_COMPLETE = "artifact_complete"
+
+
+@dataclass(frozen=True)
+class Check:
+    """A check as people see it. A blocking one holds back what is below when it fails with an error."""
+
+    name: str
+    description: str
+    blocking: bool
+    run: Callable[[StageShard], Finding] | None = None
+
+
+ACCOUNTING = Check(
+    ROWS_ACCOUNTED,
+    "Every row is exactly one of ok, quarantined and pending, and none is pending. Blocking: what is made "
+    "from half a shard is made again later.",
+    blocking=True,
+)
+"""Needs the planner's count of pending rows besides the shard."""
+
+COMPLETE = Check(
+    ARTIFACT_COMPLETE,
+    "Files, tags and tables that the artifact names are there, have their digests, and hold finite numbers. "
+    "Blocking: what is made from a damaged artifact is wrong.",
+    blocking=True,
+)
+"""The one check of what has no rows."""
+
+UNIQUE = Check(
+    "ids_unique",
+    "Every id names one row of the whole table, not only of this shard. Blocking: stages below look "
+    "photographs up by id.",
+    blocking=True,
+    run=ids_unique,
+)
+SCHEMA = Check(
+    "schema_as_declared",
+    "Columns, types and nullability in the lake are those that the stage declares. Blocking: values of "
+    "another type or size mean something else.",
+    blocking=True,
+    run=schema_as_declared,
+)
+QUARANTINED = Check(
+    "quarantined_share",
+    "The share of rows that this stage set aside, by reason: WARN above the profile's soft limit, ERROR "
+    "above its hard one. Not blocking: such rows are rightly left out, the rest is good.",
+    blocking=False,
+    run=quarantined_share,
+)
+FINITE = Check(
+    "values_finite",
+    "Rows that are ok hold every output and no NaN or infinity; other rows hold no output. Blocking: one NaN "
+    "spoils a training.",
+    blocking=True,
+    run=values_finite,
+)
+LANDMARKS = Check(
+    "landmarks_plausible",
+    "Landmarks lie within the photograph and on the face box, eyes apart, left before right and upright when "
+    "aligned. WARN from one row, ERROR above the profile's limit. Not blocking: it names photographs to look "
+    "at.",
+    blocking=False,
+    run=landmarks_plausible,
+)
+IRIS = Check(
+    "iris_plausible",
+    "Both irises lie within their own eyes and have the size of one. WARN from one row, ERROR above the "
+    "profile's limit. Not blocking: it names photographs to look at.",
+    blocking=False,
+    run=iris_plausible,
+)
+
+
+@dataclass(frozen=True)
+class CheckRun:
+    """One check that was run, on one stage and one shard (None: an artifact)."""
+
+    stage: str
+    shard: str | None
+    check: Check
+    finding: Finding
+
+    def as_json(self) -> dict[str, Any]:
+        """The outcome as plain values."""
+        return {
+            "stage": self.stage,
+            "check": self.check.name,
+            "shard": self.shard,
+            "passed": self.finding.passed,
+            "severity": None if self.finding.passed else self.finding.severity.value,
+            "blocking": self.check.blocking,
+            "message": self.finding.message,
+            "metadata": dict(self.finding.metadata),
+        }
+
+
+def checks_of(graph: StageGraph, stage: str) -> tuple[Check, ...]:
+    """Checks of a stage of the graph, or of `faces`."""
+    if stage == FACES_STAGE:
+        return (ACCOUNTING, UNIQUE, SCHEMA, QUARANTINED)
+    declared = graph[stage]
+    if not isinstance(declared, RowStage):
+        return (COMPLETE,)
+    first = declared.table != FACES_STAGE and graph.row_stages(declared.table)[0].name == stage
+    special = {"landmarks": (LANDMARKS,), "iris": (IRIS,)}.get(stage, ())
+    return (ACCOUNTING, *([UNIQUE] if first else []), SCHEMA, QUARANTINED, FINITE, *special)
+
+
+def run_checks(
+    lake: Lake,
+    graph: StageGraph,
+    stage: str,
+    shard: str | None,
+    *,
+    names: Collection[str] | None = None,
+    pending: int | None = None,
+) -> Iterator[CheckRun]:
+    """Run the checks of a stage on one shard (None for an artifact), all of them or those named.
+
+    `pending` is the number of rows without a result of today's inputs, where the caller knows it already;
+    planning costs more than the other checks.
+    """
+    chosen = [check for check in checks_of(graph, stage) if names is None or check.name in names]
+    if chosen == [COMPLETE]:
+        yield CheckRun(stage, None, COMPLETE, artifact_complete(lake, stage))
+        return
+    rows: StageShard | None = None
+    for check in chosen:
+        rows = rows or StageShard.open(lake, graph, stage, shard)
+        if check.run is not None:
+            yield CheckRun(stage, shard, check, check.run(rows))
+            continue
+        if pending is None:
+            pending = pending_rows(Planner(lake, graph), stage, shard)
+        yield CheckRun(stage, shard, check, rows_accounted(rows, pending))
+
+
+def pending_rows(planner: Planner, stage: str, shard: str | None) -> int:
+    """Rows of a shard without a result of today's inputs; the ingest itself is never behind."""
+    if stage == FACES_STAGE:
+        return 0
+    declared = planner.graph[stage]
+    assert isinstance(declared, RowStage)  # artifacts have no rows
+    return int(planner.stage_rows(declared, shard).stale.sum())
