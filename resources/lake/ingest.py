@@ -25,6 +25,7 @@ from resources.lake.consent import Consent
 from resources.lake.digest import digest_bytes, quarantine_digest
 from resources.lake.errors import LakeError
 from resources.lake.failpoints import crash_point
+from resources.lake.known import KnownRow, KnownRows
 from resources.lake.lake import Lake
 from resources.lake.locks import works_on_lake
 from resources.lake.pairs import shard_name
@@ -79,16 +80,6 @@ class IngestReport:
         }
 
 
-@dataclass(frozen=True)
-class _Known:
-    source: str
-    size: int
-    mtime_ns: int
-    sha256: str | None
-    consent: str
-    shard: str
-
-
 @works_on_lake
 def ingest(
     lake: Lake,
@@ -121,24 +112,23 @@ def ingest(
     chosen, reason = detect_layout(root) if layout == "auto" else (layout, "named by the caller")
     report = IngestReport(layout=chosen, layout_reason=reason)
     with _one_ingest_at_a_time(lake, wait_seconds):
-        known, removals = _known_rows(lake), read_removals(lake)
+        known, removals = KnownRows(lake), read_removals(lake)
         welcome: set[str] = set()
         writer = _ShardWriter(lake, shard_size, report)
         replaced: dict[str, list[dict[str, Any]]] = {}
-        seen: set[str] = set()
         for photo in scan(
             root, chosen, lambda item: report.skipped.append(f"{escape(str(item.path))}: {item.why}")
         ):
             if on_photo is not None:
                 on_photo(photo)
-            seen.add(photo.image_id)
-            old = known.get(photo.image_id)
+            place = known.see(photo.image_id)
             source = escape(photo.path.as_posix())
+            if place is not None and _is_untouched(photo, known, place, source, consent):
+                report.unchanged += 1
+                continue
+            old = None if place is None else known.row(place)
             if old is not None and old.source != source and source_path(old.source).exists():
                 report.conflicts.append(f"{source}: the id {photo.image_id} belongs to {old.source}")
-                continue
-            if old is not None and _is_untouched(photo, old, source, consent):
-                report.unchanged += 1
                 continue
             row = _inspect(photo, limits, consent or (Consent(old.consent) if old else Consent.UNKNOWN))
             if removals.has_photo(photo.identity, photo.image_id, row["image_sha256"]):
@@ -166,8 +156,8 @@ def ingest(
         prefix = escape(root.as_posix().rstrip("/")) + "/"
         report.removed = sorted(
             image_id
-            for image_id, row in known.items()
-            if image_id not in seen and row.source.startswith(prefix) and not source_path(row.source).exists()
+            for image_id, source in known.missing(prefix)
+            if not source_path(source).exists()
         )
         if prune and report.removed:
             lake.faces.delete(report.removed)
@@ -218,7 +208,7 @@ def refresh_shard(
     names = ["image_id", "identity", "source"]
     with _one_ingest_at_a_time(lake, REFRESH_WAIT_SECONDS):
         rows = lake.faces.snapshot().scan(names, shard=shard).select(names).to_pylist()
-        known, removals = _known_rows(lake), read_removals(lake)
+        known, removals = KnownRows(lake, shard), read_removals(lake)
         replaced = []
         for row in rows:
             path = source_path(row["source"])
@@ -226,11 +216,14 @@ def refresh_shard(
             if not forced and not path.exists():
                 report.removed.append(row["image_id"])
                 continue
-            old = known[row["image_id"]]
+            place = known.see(row["image_id"])
+            if place is None:  # another process pruned it since the rows were listed
+                continue
             photo = FoundPhoto(path, path.name, row["identity"], path.stem, row["image_id"])
-            if not forced and _is_untouched(photo, old, row["source"], None):
+            if not forced and _is_untouched(photo, known, place, row["source"], None):
                 report.unchanged += 1
                 continue
+            old = known.row(place)
             fresh = _inspect(photo, limits or DecodeLimits(), Consent(old.consent))
             if removals.has_file(fresh["image_sha256"]):
                 report.skipped.append(f"{row['source']}: {FORGOTTEN}")
@@ -330,28 +323,21 @@ def _state(digest: bytes, status: Status, reason: str | None, detail: str | None
     }
 
 
-def _is_untouched(photo: FoundPhoto, old: _Known, source: str, consent: Consent | None) -> bool:
+def _is_untouched(
+    photo: FoundPhoto, known: KnownRows, place: int, source: str, consent: Consent | None
+) -> bool:
     try:
         stat = photo.path.stat()
     except OSError:
         return False
-    same_file = (stat.st_size, stat.st_mtime_ns, source) == (old.size, old.mtime_ns, old.source)
-    return same_file and (consent is None or consent.value == old.consent)
+    if not known.is_file(place, source, stat.st_size, stat.st_mtime_ns):
+        return False
+    return consent is None or consent.value == known.consent(place)
 
 
-def _same_row(row: dict[str, Any], old: _Known) -> bool:
+def _same_row(row: dict[str, Any], old: KnownRow) -> bool:
     same_bytes = row["image_sha256"] is not None and row["image_sha256"] == old.sha256
     return same_bytes and row["source"] == old.source and row["consent"] == old.consent
-
-
-def _known_rows(lake: Lake) -> dict[str, _Known]:
-    names = ["image_id", "source", "source_size", "source_mtime_ns", "image_sha256", "consent", "shard"]
-    table = lake.faces.snapshot().dataset.to_table(columns=names)
-    columns: Sequence[list[Any]] = [table[name].to_pylist() for name in names]
-    return {
-        image_id: _Known(source, size or -1, mtime or -1, sha256, consent, shard)
-        for image_id, source, size, mtime, sha256, consent, shard in zip(*columns, strict=True)
-    }
 
 
 @contextlib.contextmanager
