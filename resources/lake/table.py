@@ -18,7 +18,6 @@ import pyarrow as pa
 from resources.lake.arrow import compute as pc
 from resources.lake.arrow import one_piece
 from resources.lake.errors import LakeError, clear_storage_errors
-from resources.lake.leases import ensure_held
 from resources.lake.schema import LAKE_FORMAT
 
 ROW_ID = "_rowid"
