@@ -103,8 +103,8 @@ def test_the_judge_counts_what_housekeeping_leaves(small_lake: Path) -> None:
     (lake / "checkpoints/.unfinished-1-ab/adapter.safetensors").write_bytes(b"half")
     assert files_after_housekeeping(small_lake) == whole
     assert list((lake / "checkpoints").iterdir()) == []
-    (lake / "checkpoints/stray").write_bytes(b"no folder of a checkpoint")
-    assert files_after_housekeeping(small_lake) - whole == {"checkpoints/stray": 1}
+    (lake / "faces.lance/data/unknown.part").write_bytes(b"of no kind that housekeeping knows")
+    assert files_after_housekeeping(small_lake) - whole == {"faces.lance/data/*.part": 1}
 
 
 def test_the_judge_sees_a_row_that_came_twice(small_lake: Path) -> None:

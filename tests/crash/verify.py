@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import lance
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -17,7 +18,6 @@ import small_orchard
 
 from assets.planner import Planner
 from assets.stage import RowStage
-from resources.lake.files import stored_versions, unreferenced_files
 from resources.lake.housekeeping import collect_garbage
 from resources.lake.lake import TABLE_KEYS, Lake
 
@@ -77,8 +77,15 @@ def leftovers(folder: Path) -> list[str]:
     root = Path(lake.uri)
     found = []
     for name in _tables(lake):
-        table = lake.table(name)
-        found += [item.path for item in unreferenced_files(table, stored_versions(table))]
+        place = root / f"{name}.lance"
+        named: set[Path] = set()
+        for version in lance.dataset(str(place)).versions():
+            for fragment in lance.dataset(str(place), version=version["version"]).get_fragments():
+                named |= {place / "data" / item.path for item in fragment.data_files()}
+                if (deletions := fragment.metadata.deletion_file) is not None:
+                    named.add(place / deletions.path(fragment.fragment_id))
+        found += [path for part in ("data", "_deletions") for path in (place / part).glob("*")]
+        found = [path for path in found if path not in named]
     found += [*root.glob("checkpoints/.*"), *root.glob("releases/*.unfinished")]
     found += [*root.glob("training/*/resume"), *root.glob("training/*/.*")]
     return [str(path.relative_to(root)) for path in found]
