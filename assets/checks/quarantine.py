@@ -14,15 +14,15 @@ def quarantined_share(shard: StageShard) -> Finding:
     """The share of rows that this stage itself quarantined, of those that reached it.
 
     Rows that a stage above set aside (`upstream`) count neither as lost here nor as having come: each loss
-    is told once, where it happened.
+    is told once, where it happened. Rows that were never computed have not come yet.
     """
     parts = [f"{shard.state}.status", f"{shard.state}.reason"]
     reasons: Counter[str] = Counter()
     keys: list[str] = []
     rows = 0
     for batch in shard.batches([shard.key, *parts]):
-        rows += len(batch[shard.key])
         for key, status, reason in zip(*(batch[name].to_pylist() for name in batch), strict=True):
+            rows += status is not None
             if status == Status.QUARANTINED.value:
                 reasons[str(reason)] += 1
                 if reason != Reason.UPSTREAM.value:
