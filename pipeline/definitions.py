@@ -9,7 +9,7 @@ import os
 
 import dagster as dg
 
-from assets.dagster_assets import build_assets
+from assets.dagster_assets import build_assets, build_checks
 from pipeline.automation import defined_profile, refresh_job, refresh_schedule, sync_sensor
 from pipeline.options import DEFAULT_LAKE
 from pipeline.profiles import profile
@@ -21,6 +21,7 @@ def build_definitions(lake_uri: str, profile_name: str, device: str = "auto") ->
     graph = profile(profile_name).graph()
     return dg.Definitions(
         assets=build_assets(graph),
+        asset_checks=build_checks(graph),
         jobs=[refresh_job],
         schedules=[refresh_schedule],
         sensors=[sync_sensor],
