@@ -32,7 +32,7 @@ from resources.lake.pairs import shard_name
 from resources.lake.removals import name_hash, read_removals, take_back
 from resources.lake.schema import FACES_SCHEMA, FACES_STAGE, SOURCE_ROOTS_SCHEMA, Status, state_column
 from resources.photos.decoding import DecodeLimits, inspect_photo, read_photo
-from resources.photos.layouts import FoundPhoto, Layout, detect_layout, escape, scan
+from resources.photos.layouts import FileStatus, FoundPhoto, Layout, detect_layout, escape, scan
 from resources.photos.reasons import Reason, RowError
 
 DEFAULT_SHARD_SIZE = 4096
@@ -122,7 +122,7 @@ def ingest(
             if on_photo is not None:
                 on_photo(photo)
             place = known.see(photo.image_id)
-            source = escape(photo.path.as_posix())
+            source = escape(photo.location)
             if place is not None and _is_untouched(photo, known, place, source, consent):
                 report.unchanged += 1
                 continue
@@ -219,7 +219,9 @@ def refresh_shard(
             place = known.see(row["image_id"])
             if place is None:  # another process pruned it since the rows were listed
                 continue
-            photo = FoundPhoto(path, path.name, row["identity"], path.stem, row["image_id"])
+            location = path.as_posix()
+            status = FileStatus.look(location)
+            photo = FoundPhoto(location, path.name, row["identity"], path.stem, row["image_id"], status)
             if not forced and _is_untouched(photo, known, place, row["source"], None):
                 report.unchanged += 1
                 continue
@@ -279,7 +281,7 @@ def _inspect(photo: FoundPhoto, limits: DecodeLimits, consent: Consent) -> dict[
     row: dict[str, Any] = {
         "image_id": photo.image_id,
         "identity": photo.identity,
-        "source": escape(photo.path.as_posix()),
+        "source": escape(photo.location),
         "consent": consent.value,
         "image_sha256": None,
     }
@@ -326,11 +328,7 @@ def _state(digest: bytes, status: Status, reason: str | None, detail: str | None
 def _is_untouched(
     photo: FoundPhoto, known: KnownRows, place: int, source: str, consent: Consent | None
 ) -> bool:
-    try:
-        stat = photo.path.stat()
-    except OSError:
-        return False
-    if not known.is_file(place, source, stat.st_size, stat.st_mtime_ns):
+    if photo.status is None or not known.is_file(place, source, *photo.status):
         return False
     return consent is None or consent.value == known.consent(place)
 
