@@ -21,6 +21,7 @@ from lance.fragment import DataFile, FragmentMetadata, LanceFragment, write_frag
 
 from resources.lake.errors import CommitConflict, CommitRefused
 from resources.lake.failpoints import crash_point
+from resources.lake.leases import ensure_held
 from resources.lake.schema import LAKE_FORMAT
 from resources.lake.table import ROW_ID, Snapshot
 
@@ -55,6 +56,7 @@ def commit_group(
         ),
         transaction_properties=properties or {},
     )
+    ensure_held(snapshot.table.uri)
     with _quiet_conflicts(f"{snapshot.table.uri} fragment {fragment_id}"):
         lance.LanceDataset.commit(snapshot.table.uri, transaction, storage_options=options)
     crash_point("after_commit")
@@ -91,6 +93,7 @@ def exchange_rows(snapshot: Snapshot, row_ids: Collection[int], added: Sequence[
         )
     crash_point("after_data_file")
     operation = LanceOperation.Update(removed, kept, new)
+    ensure_held(snapshot.table.uri)
     with _quiet_conflicts(snapshot.table.uri):
         done = lance.LanceDataset.commit(
             snapshot.table.uri, operation, read_version=snapshot.version, storage_options=options

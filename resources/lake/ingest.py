@@ -6,13 +6,10 @@ modification time differs from what was recorded; whether it *changed* is decide
 
 from __future__ import annotations
 
-import contextlib
-import fcntl
 import hashlib
 import os
-import time
 from collections import Counter
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -27,11 +24,12 @@ from resources.lake.errors import LakeError
 from resources.lake.failpoints import crash_point
 from resources.lake.known import KnownRow, KnownRows
 from resources.lake.lake import Lake
-from resources.lake.locks import works_on_lake
+from resources.lake.locks import one_ingest_at_a_time, works_on_lake
 from resources.lake.pairs import shard_name
 from resources.lake.removals import name_hash, read_removals, take_back
 from resources.lake.schema import FACES_SCHEMA, FACES_STAGE, SOURCE_ROOTS_SCHEMA, Status, state_column
-from resources.photos.decoding import DecodeLimits, inspect_photo, read_photo
+from resources.photos.decoding import DecodeLimits, read_photo
+from resources.photos.isolation import inspect_isolated
 from resources.photos.layouts import FileStatus, FoundPhoto, Layout, detect_layout, escape, scan
 from resources.photos.reasons import Reason, RowError
 
@@ -39,7 +37,6 @@ DEFAULT_SHARD_SIZE = 4096
 BYTES_PER_APPEND = 256 * 1024 * 1024
 """Photographs are appended in pieces of at most this many bytes, so that memory stays bounded."""
 
-LOCK_POLL_SECONDS = 0.2
 REFRESH_WAIT_SECONDS = 600.0
 """How long `refresh_shard` waits for another ingest before it gives up."""
 
@@ -111,7 +108,7 @@ def ingest(
     limits = limits or DecodeLimits()
     chosen, reason = detect_layout(root) if layout == "auto" else (layout, "named by the caller")
     report = IngestReport(layout=chosen, layout_reason=reason)
-    with _one_ingest_at_a_time(lake, wait_seconds):
+    with one_ingest_at_a_time(lake, wait_seconds):
         known, removals = KnownRows(lake), read_removals(lake)
         welcome: set[str] = set()
         writer = _ShardWriter(lake, shard_size, report)
@@ -155,9 +152,7 @@ def ingest(
             report.shards.append(shard)
         prefix = escape(root.as_posix().rstrip("/")) + "/"
         report.removed = sorted(
-            image_id
-            for image_id, source in known.missing(prefix)
-            if not source_path(source).exists()
+            image_id for image_id, source in known.missing(prefix) if not source_path(source).exists()
         )
         if prune and report.removed:
             lake.faces.delete(report.removed)
@@ -206,7 +201,7 @@ def refresh_shard(
     """
     report = IngestReport(layout="refresh", layout_reason=f"the source files of {shard}")
     names = ["image_id", "identity", "source"]
-    with _one_ingest_at_a_time(lake, REFRESH_WAIT_SECONDS):
+    with one_ingest_at_a_time(lake, REFRESH_WAIT_SECONDS):
         rows = lake.faces.snapshot().scan(names, shard=shard).select(names).to_pylist()
         known, removals = KnownRows(lake, shard), read_removals(lake)
         replaced = []
@@ -292,7 +287,7 @@ def _inspect(photo: FoundPhoto, limits: DecodeLimits, consent: Consent) -> dict[
         row |= {"source_size": stat.st_size, "source_mtime_ns": stat.st_mtime_ns}
         data = read_photo(photo.path, limits)
         row["image_sha256"] = hashlib.sha256(data).hexdigest()
-        facts = inspect_photo(data, limits)
+        facts = inspect_isolated(data, limits)
     except RowError as error:
         return row | _quarantined(error.reason, error.detail)
     except OSError as error:
@@ -336,24 +331,3 @@ def _is_untouched(
 def _same_row(row: dict[str, Any], old: KnownRow) -> bool:
     same_bytes = row["image_sha256"] is not None and row["image_sha256"] == old.sha256
     return same_bytes and row["source"] == old.source and row["consent"] == old.consent
-
-
-@contextlib.contextmanager
-def _one_ingest_at_a_time(lake: Lake, wait_seconds: float) -> Iterator[None]:
-    """Hold the ingest lock of a local lake: two ingests could append one photograph twice."""
-    if not lake.is_local:
-        yield
-        return
-    with (Path(lake.uri) / "ingest.lock").open("w") as handle:
-        deadline = time.monotonic() + wait_seconds
-        while True:
-            try:
-                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                break
-            except BlockingIOError as error:
-                if time.monotonic() >= deadline:
-                    raise LakeError(
-                        f"another ingest is running on {lake.uri}; wait for it to end, then run this again"
-                    ) from error
-            time.sleep(LOCK_POLL_SECONDS)
-        yield
