@@ -13,7 +13,7 @@ from typing import Any, cast
 import dagster as dg
 
 from assets.artifacts import ArtifactResult, run_artifact
-from assets.checks.catalogue import ACCOUNTING, ROWS_ACCOUNTED, Check, CheckRun, checks_of, run_checks
+from assets.checks.catalogue import ACCOUNTING, ROWS_ACCOUNTED, Check, CheckRun, DataChecks, checks_of
 from assets.previews import stage_preview
 from assets.runner import ShardResult, run_shard
 from assets.stage import ArtifactStage, RowStage, Stage, StageGraph
@@ -62,7 +62,7 @@ def _stage_checks(graph: StageGraph, name: str) -> dg.AssetChecksDefinition:
         if table and shard:
             _refuse_unknown_shard(_rows_of(opened, table, shard), shard)
         wanted = {key.name for key in context.selected_asset_check_keys}
-        for run in run_checks(opened, graph, name, shard, names=wanted):
+        for run in DataChecks(opened, graph).run(name, shard, names=wanted):
             (context.log.info if run.finding.passed else context.log.warning)(
                 "%s of %s: %s", run.check.name, shard or name, run.finding.message
             )
@@ -95,6 +95,21 @@ def check_spec(check: Check, stage: str, table: str | None) -> dg.AssetCheckSpec
             blocking=check.blocking,
             partitions_def=SHARDS[table] if table else None,
         )
+
+
+def check_evaluation(run: CheckRun) -> dg.AssetCheckEvaluation:
+    """A check that was run outside Dagster, as an event of its own."""
+    result = _check_result(run)
+    return dg.AssetCheckEvaluation(
+        asset_key=dg.AssetKey(run.stage),
+        check_name=run.check.name,
+        passed=result.passed,
+        metadata=result.metadata,
+        severity=result.severity,
+        description=result.description,
+        blocking=run.check.blocking,
+        partition=run.shard,
+    )
 
 
 def _check_result(run: CheckRun) -> dg.AssetCheckResult:
@@ -250,7 +265,7 @@ def upstream_assets(graph: StageGraph, stage: Stage) -> list[str]:
 def _accounted(
     lake: Lake, graph: StageGraph, stage: str, shard: str, pending: int
 ) -> list[dg.AssetCheckResult]:
-    runs = run_checks(lake, graph, stage, shard, names=[ROWS_ACCOUNTED], pending=pending)
+    runs = DataChecks(lake, graph).run(stage, shard, names=[ROWS_ACCOUNTED], pending=pending)
     return [_check_result(run) for run in runs]
 
 

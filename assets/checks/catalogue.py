@@ -10,7 +10,12 @@ from assets.checks.accounting import rows_accounted
 from assets.checks.artifact_files import artifact_complete
 from assets.checks.findings import Finding
 from assets.checks.finite import values_finite
-from assets.checks.plausibility import iris_plausible, landmarks_plausible
+from assets.checks.plausibility import (
+    IRIS_COLUMNS,
+    LANDMARK_COLUMNS,
+    iris_plausible,
+    landmarks_plausible,
+)
 from assets.checks.quarantine import quarantined_share
 from assets.checks.rows import StageShard
 from assets.checks.schema import schema_as_declared
@@ -19,6 +24,7 @@ from assets.planner import Planner
 from assets.stage import RowStage, StageGraph
 from resources.lake.lake import Lake
 from resources.lake.schema import FACES_STAGE
+from resources.lake.table import Snapshot
 
 ROWS_ACCOUNTED = "rows_accounted"
 ARTIFACT_COMPLETE = "artifact_complete"
@@ -40,7 +46,7 @@ ACCOUNTING = Check(
     "from half a shard is made again later.",
     blocking=True,
 )
-"""Needs the planner's count of pending rows besides the shard."""
+"""Needs the planner's count of pending rows, besides the shard."""
 
 COMPLETE = Check(
     ARTIFACT_COMPLETE,
@@ -55,7 +61,6 @@ UNIQUE = Check(
     "Every id names one row of the whole table, not only of this shard. Blocking: stages below look "
     "photographs up by id.",
     blocking=True,
-    run=ids_unique,
 )
 SCHEMA = Check(
     "schema_as_declared",
@@ -125,38 +130,61 @@ def checks_of(graph: StageGraph, stage: str) -> tuple[Check, ...]:
     declared = graph[stage]
     if not isinstance(declared, RowStage):
         return (COMPLETE,)
-    first = declared.table != FACES_STAGE and graph.row_stages(declared.table)[0].name == stage
-    special = {"landmarks": (LANDMARKS,), "iris": (IRIS,)}.get(stage, ())
-    return (ACCOUNTING, *([UNIQUE] if first else []), SCHEMA, QUARANTINED, FINITE, *special)
+    checks = [ACCOUNTING, SCHEMA, QUARANTINED, FINITE]
+    if declared.table != FACES_STAGE and graph.row_stages(declared.table)[0].name == stage:
+        checks.insert(1, UNIQUE)
+    made = {column.name for column in declared.outputs}
+    checks += [
+        check for check, columns in ((LANDMARKS, LANDMARK_COLUMNS), (IRIS, IRIS_COLUMNS)) if columns <= made
+    ]
+    return tuple(checks)
 
 
-def run_checks(
-    lake: Lake,
-    graph: StageGraph,
-    stage: str,
-    shard: str | None,
-    *,
-    names: Collection[str] | None = None,
-    pending: int | None = None,
-) -> Iterator[CheckRun]:
-    """Run the checks of a stage on one shard (None for an artifact), all of them or those named.
+class DataChecks:
+    """Runs checks over one pinned state of a lake; tables are pinned when they are first looked at."""
 
-    `pending` is the number of rows without a result of today's inputs, where the caller knows it already;
-    planning costs more than the other checks.
-    """
-    chosen = [check for check in checks_of(graph, stage) if names is None or check.name in names]
-    if chosen == [COMPLETE]:
-        yield CheckRun(stage, None, COMPLETE, artifact_complete(lake, stage))
-        return
-    rows: StageShard | None = None
-    for check in chosen:
-        rows = rows or StageShard.open(lake, graph, stage, shard)
+    def __init__(self, lake: Lake, graph: StageGraph) -> None:
+        self.lake, self.graph = lake, graph
+        self._snapshots: dict[str, Snapshot] = {}
+        self._unique: dict[str, Finding] = {}
+
+    def run(
+        self,
+        stage: str,
+        shard: str | None,
+        *,
+        names: Collection[str] | None = None,
+        pending: int | None = None,
+    ) -> Iterator[CheckRun]:
+        """The checks of a stage on one shard (None for an artifact), all of them or those named.
+
+        `pending` is the number of rows without a result of today's inputs, where the caller knows it already;
+        planning costs more than the other checks.
+        """
+        for check in checks_of(self.graph, stage):
+            if names is None or check.name in names:
+                yield CheckRun(stage, shard, check, self._find(check, stage, shard, pending))
+
+    def _find(self, check: Check, stage: str, shard: str | None, pending: int | None) -> Finding:
+        if check is COMPLETE:
+            return artifact_complete(self.lake, stage)
+        rows = self._rows(stage, shard)
+        if check is UNIQUE:  # of the whole table, so the same for all shards
+            if rows.table not in self._unique:
+                self._unique[rows.table] = ids_unique(rows)
+            return self._unique[rows.table]
         if check.run is not None:
-            yield CheckRun(stage, shard, check, check.run(rows))
-            continue
+            return check.run(rows)
         if pending is None:
-            pending = pending_rows(Planner(lake, graph), stage, shard)
-        yield CheckRun(stage, shard, check, rows_accounted(rows, pending))
+            pending = pending_rows(Planner(self.lake, self.graph), stage, shard)
+        return rows_accounted(rows, pending)
+
+    def _rows(self, stage: str, shard: str | None) -> StageShard:
+        declared = None if stage == FACES_STAGE else self.graph[stage]
+        table = declared.table if isinstance(declared, RowStage) else FACES_STAGE
+        if table not in self._snapshots:
+            self._snapshots[table] = self.lake.table(table).snapshot()
+        return StageShard.of(self.graph, stage, shard, self._snapshots[table])
 
 
 def pending_rows(planner: Planner, stage: str, shard: str | None) -> int:

@@ -20,6 +20,10 @@ from models.faces.alignment import FFHQ_SIZE
 from resources.lake.arrow import compute as pc
 from resources.lake.schema import Status, state_column
 
+LANDMARK_COLUMNS = frozenset({"landmarks_68", "alignment", "face_box"})
+IRIS_COLUMNS = frozenset({"iris_10"})
+"""Outputs of a stage that can be judged; what they are compared with is read besides."""
+
 Rules = dict[str, Any]
 """Broken rules of a batch: what is wrong, and which rows break it, as bool arrays (N,)."""
 
@@ -54,13 +58,12 @@ IRIS_RADIUS = (0.02, 0.4)
 
 def landmarks_plausible(shard: StageShard) -> Finding:
     """Landmarks within the photograph and on the face box, eyes apart, upright in the aligned frame."""
-    columns = ("landmarks_68", "alignment", "face_box", "width", "height")
-    return _judge(shard, columns, _landmark_rules, "landmarks")
+    return _judge(shard, [*sorted(LANDMARK_COLUMNS), "width", "height"], _landmark_rules, "landmarks")
 
 
 def iris_plausible(shard: StageShard) -> Finding:
     """Both irises within their eyes, of sensible size, the picture's left one on the left eye."""
-    return _judge(shard, ("iris_10", "landmarks_68"), _iris_rules, "irises")
+    return _judge(shard, [*IRIS_COLUMNS, "landmarks_68"], _iris_rules, "irises")
 
 
 def _judge(

@@ -10,7 +10,6 @@ import pyarrow as pa
 from assets.checks.limits import CheckLimits
 from assets.stage import RowStage, StageGraph
 from resources.lake.arrow import one_piece
-from resources.lake.lake import Lake
 from resources.lake.schema import FACES_SCHEMA, FACES_STAGE, state_column
 from resources.lake.table import Snapshot
 from resources.lake.upgrade import BASE_SCHEMAS
@@ -33,14 +32,12 @@ class StageShard:
     snapshot: Snapshot
 
     @classmethod
-    def open(cls, lake: Lake, graph: StageGraph, name: str, shard: str | None) -> StageShard:
-        """Pin the newest version of the table of a row stage, or of `faces`."""
-        if name == FACES_STAGE:
-            return cls(graph, None, shard, lake.faces.snapshot())
-        stage = graph[name]
-        if not isinstance(stage, RowStage):
+    def of(cls, graph: StageGraph, name: str, shard: str | None, snapshot: Snapshot) -> StageShard:
+        """Rows of a row stage, or of `faces`, in a snapshot of its table."""
+        stage = None if name == FACES_STAGE else graph[name]
+        if stage is not None and not isinstance(stage, RowStage):
             raise TypeError(f"{name} is not a row stage")
-        return cls(graph, stage, shard, lake.table(stage.table).snapshot())
+        return cls(graph, stage, shard, snapshot)
 
     @property
     def name(self) -> str:
@@ -88,7 +85,12 @@ class StageShard:
             chosen = "shard = '" + self.shard.replace("'", "''") + "'"
         rows = BATCH_ROWS if not row_bytes else max(16, min(BATCH_ROWS, BATCH_BYTES // row_bytes))
         scanner = self.snapshot.dataset.scanner(
-            columns=list(columns), filter=chosen, batch_size=rows, scan_in_order=True
+            columns=list(columns),
+            filter=chosen,
+            batch_size=rows,
+            scan_in_order=True,
+            # of a shard's neighbours in a table not even the values are read
+            late_materialization=chosen is not None,
         )
         for batch in scanner.to_batches():
             yield {name: one_piece(batch.column(name)) for name in columns}

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from assets.checks.catalogue import CheckRun, run_checks
+from assets.checks.catalogue import CheckRun, DataChecks
 from assets.checks.findings import Severity
 from assets.planner import Planner
 from assets.stage import RowStage, StageGraph
@@ -72,20 +72,20 @@ def check_stages(
 
     Raises UsageError when a named shard is in none of the tables.
     """
-    planner = Planner(lake, graph)
+    planner, checks = Planner(lake, graph), DataChecks(lake, graph)
     _refuse_unknown(planner, shards)
     for name in names:
         stage = None if name == FACES_STAGE else graph[name]
         if stage is not None and not isinstance(stage, RowStage):
             if not shards and lake.current_artifact(name) is not None:
-                yield from run_checks(lake, graph, name, None)
+                yield from checks.run(name, None)
             continue
         table = planner.table(stage.table if stage else FACES_STAGE)
         rows = table.stages[name]
         behind = table.shard_counts(rows.stale)
         for shard in sorted(table.shard_counts(~rows.pending)):
             if not shards or shard in shards:
-                yield from run_checks(lake, graph, name, shard, pending=behind.get(shard, 0))
+                yield from checks.run(name, shard, pending=behind.get(shard, 0))
 
 
 def _refuse_unknown(planner: Planner, shards: Sequence[str] | None) -> None:
