@@ -25,6 +25,7 @@ from resources.lake.schema import FACES_STAGE
 if TYPE_CHECKING:  # importing Dagster costs a second that `orchard plan` should not pay
     from dagster import AssetKey, DagsterInstance
 
+    from assets.checks.catalogue import DataChecks
     from assets.planner import Planner
 
 CONFIG_NAME = "dagster.yaml"
@@ -80,21 +81,26 @@ def sync_instance(lake: Lake, graph: StageGraph | None = None) -> bool:
         from assets.dagster_assets import register_partitions
 
         register_partitions(instance, lake)
-        report_versions(instance, lake, graph or StageGraph(()))
+        report_versions(instance, lake, graph or StageGraph(()), checked=True)
     return True
 
 
-def report_versions(instance: DagsterInstance, lake: Lake, graph: StageGraph) -> int:
+def report_versions(
+    instance: DagsterInstance, lake: Lake, graph: StageGraph, *, checked: bool = False
+) -> int:
     """Report every fresh shard and artifact of which Dagster's newest event tells something else.
+
+    `checked` runs the checks of each of them as well, and reports what they found.
 
     Returns the number of events written. A result that came out the same from changed inputs is reported
     too: Dagster would otherwise call it stale for inputs that it no longer depends on.
     """
+    from assets.checks.catalogue import DataChecks
     from assets.dagster_assets import upstream_assets
     from assets.planner import Planner
 
     planner = Planner(lake, graph)
-    events = _Events(instance)
+    events = _Events(instance, DataChecks(lake, graph) if checked else None)
     events.report(FACES_STAGE, INGEST_CODE_VERSION, [], _shard_results(planner, "faces", FACES_STAGE))
     for stage in graph.stages:
         if isinstance(stage, RowStage):
@@ -145,8 +151,8 @@ class _Events:
     of each input that it could have seen (Dagster compares what came after that one with what came before).
     """
 
-    def __init__(self, instance: DagsterInstance) -> None:
-        self.instance = instance
+    def __init__(self, instance: DagsterInstance, checks: DataChecks | None) -> None:
+        self.instance, self.checks = instance, checks
         self.versions: dict[str, dict[str | None, str]] = {}
         self.newest: dict[str, int | None] = {}
         self.written = 0
@@ -179,9 +185,18 @@ class _Events:
             )
             crash_point("after_event")
             self.written += 1
+            self._report_checks(name, partition)
         self.versions[name] = versions
         newest = self.instance.fetch_materializations(key, limit=1).records
         self.newest[name] = newest[0].storage_id if newest else None
+
+    def _report_checks(self, name: str, partition: str | None) -> None:
+        """What the checks find in a result just reported; Dagster shows only those that came after it."""
+        from assets.dagster_assets import check_evaluation
+
+        if self.checks is not None:
+            for run in self.checks.run(name, partition, pending=0):
+                self.instance.report_runless_asset_event(check_evaluation(run))
 
     def _newest_events(self, key: AssetKey) -> dict[str | None, dict[str, str]]:
         """Tags of the newest materialisation of every partition (None: of the asset)."""
