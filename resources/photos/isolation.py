@@ -42,7 +42,7 @@ _IMPORT_ROOT = Path(__file__).resolve().parents[2]
 _CHILD_SETTINGS = {
     # Threads that never run would fill the address space with their stacks.
     **dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1"),
-    # glibc: keep up to 64 MiB of freed memory; mapping it anew for every photograph takes longer than decoding.
+    # glibc: keep up to 64 MiB of freed memory; mapping it anew every time takes longer than decoding.
     "MALLOC_MMAP_THRESHOLD_": str(32 * 2**20),
     "MALLOC_TRIM_THRESHOLD_": str(64 * 2**20),
 }
