@@ -15,6 +15,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from assets.stage import RowStage, Stage, StageGraph
 from pipeline.options import default_home, project_root
 from resources.lake.failpoints import crash_point
@@ -123,18 +125,17 @@ def _shard_results(planner: Planner, table_name: str, stage: str) -> dict[str | 
     """Every shard without stale rows."""
     table = planner.table(table_name)
     rows = table.stages[stage]
-    unfinished = set(table.shards[rows.stale].tolist())
-    results: dict[str | None, Result] = {}
-    for shard, digest in sorted(table.shard_digests(stage).items()):
-        if shard not in unfinished:
-            here = table.shards == shard
-            counts = {
-                "rows": here.sum(),
-                "ok": rows.ok[here].sum(),
-                "quarantined": rows.quarantined[here].sum(),
-            }
-            results[shard] = Result(digest, {name: int(count) for name, count in counts.items()})
-    return results
+    unfinished = table.shard_counts(rows.stale)
+    counts = {
+        "rows": table.shard_counts(np.ones(len(table), dtype=bool)),
+        "ok": table.shard_counts(rows.ok),
+        "quarantined": table.shard_counts(rows.quarantined),
+    }
+    return {
+        shard: Result(digest, {name: found.get(shard, 0) for name, found in counts.items()})
+        for shard, digest in sorted(table.shard_digests(stage).items())
+        if shard not in unfinished
+    }
 
 
 def _artifact_result(planner: Planner, stage: Stage) -> dict[str | None, Result]:
@@ -172,7 +173,7 @@ class _Events:
             versions[partition] = result.version
             if tags.items() <= known.get(partition, {}).items():
                 continue
-            pointers = {f"{INPUT_POINTER}/{item}": str(self.newest[item] or "NULL") for item in upstream}
+            pointers = {f"{INPUT_POINTER}/{item}": str(self._pointer(item) or "NULL") for item in upstream}
             crash_point("before_event")
             self.instance.report_runless_asset_event(
                 dg.AssetMaterialization(
@@ -187,8 +188,15 @@ class _Events:
             self.written += 1
             self._report_checks(name, partition)
         self.versions[name] = versions
-        newest = self.instance.fetch_materializations(key, limit=1).records
-        self.newest[name] = newest[0].storage_id if newest else None
+
+    def _pointer(self, name: str) -> int | None:
+        """Newest event of an asset that was reported before; asked for only when something is written."""
+        import dagster as dg
+
+        if name not in self.newest:
+            newest = self.instance.fetch_materializations(dg.AssetKey(name), limit=1).records
+            self.newest[name] = newest[0].storage_id if newest else None
+        return self.newest[name]
 
     def _report_checks(self, name: str, partition: str | None) -> None:
         """What the checks find in a result just reported; Dagster shows only those that came after it."""

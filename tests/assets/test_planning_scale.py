@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import time
 import tracemalloc
 from pathlib import Path
@@ -12,10 +13,11 @@ import pytest
 
 from assets.planner import Planner
 from assets.stage import ArtifactStage, Input, NoConfig, RowStage, StageGraph
-from benches.planning import RELEASE_INPUTS, build_lake, change_one_row, plan_everything, synthetic_graph
-from resources.lake.digest import shard_digest
+from benches.planning import plan_everything
+from benches.synthetic_lake import RELEASE_INPUTS, build_lake, change_one_row, synthetic_graph
+from resources.lake.digest import digest_bytes, shard_digest
 from resources.lake.lake import Lake
-from resources.lake.schema import Column, state_column
+from resources.lake.schema import DIGEST_BYTES, Column, state_column
 
 SHARDS, ROWS_PER_SHARD = 8, 2500
 
@@ -49,12 +51,13 @@ def test_a_release_is_planned_from_the_digest_of_all_rows(big_lake: Lake) -> Non
 def naive_digests(lake: Lake, stage: str) -> dict[str | None, str]:
     """Digest of every shard, and of all rows under None, made one Python object at a time."""
     column = f"{state_column(stage)}.digest"
-    rows = lake.faces.snapshot().scan(["image_id", "shard", column]).to_pylist()
     groups: dict[str | None, list[tuple[str, bytes]]] = {}
-    for row in rows:
-        for group in (row["shard"], None):
-            groups.setdefault(group, []).append((row["image_id"], row[column] or b""))
-    return {group: shard_digest(pairs) for group, pairs in groups.items()}
+    for row in lake.faces.snapshot().scan(["image_id", "shard", column]).to_pylist():
+        groups.setdefault(row["shard"], []).append((row["image_id"], row[column] or b""))
+    every = sorted(pair for pairs in groups.values() for pair in pairs)
+    rows = b"".join(digest_bytes(key.encode(), digest) for key, digest in every)
+    whole = hashlib.blake2b(rows, digest_size=DIGEST_BYTES).hexdigest()
+    return {group: shard_digest(pairs) for group, pairs in groups.items()} | {None: whole}
 
 
 def test_one_changed_row_is_found_and_digests_stay_what_they_were(tmp_path: Path) -> None:
