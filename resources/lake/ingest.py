@@ -40,6 +40,9 @@ BYTES_PER_APPEND = 256 * 1024 * 1024
 REFRESH_WAIT_SECONDS = 600.0
 """How long `refresh_shard` waits for another ingest before it gives up."""
 
+VERDICTS_OF_A_MACHINE = frozenset((Reason.TOO_SLOW, Reason.DECODER_DIED))
+"""Reasons that another machine, or this one on another day, may not find in the same bytes."""
+
 SHARD_PREFIX = "shard"
 INGEST_CODE_VERSION = "1"
 FORGOTTEN = "policy: this photograph was forgotten; ingest with --un-forget to take it back"
@@ -289,6 +292,8 @@ def _inspect(photo: FoundPhoto, limits: DecodeLimits, consent: Consent) -> dict[
         row["image_sha256"] = hashlib.sha256(data).hexdigest()
         facts = inspect_isolated(data, limits)
     except RowError as error:
+        if error.reason in VERDICTS_OF_A_MACHINE:
+            row["image_sha256"] = None  # so that a file that is touched is tried again
         return row | _quarantined(error.reason, error.detail)
     except OSError as error:
         return row | _quarantined(Reason.UNREADABLE, error.strerror or type(error).__name__)
