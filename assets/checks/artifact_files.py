@@ -33,13 +33,9 @@ def artifact_complete(lake: Lake, stage: str) -> Finding:
     figures: dict[str, Any] = {"digest": artifact.digest.hex(), "location": artifact.location or ""}
     faults = [*_bad_numbers(artifact.metadata), *_bad_tag(lake, artifact)]
     if artifact.location is not None:
-        path = Path(lake.uri) / artifact.location
-        if path.suffix == ".parquet":
-            faults += _bad_list(lake, artifact, path)
-        else:
-            faults += _bad_checkpoint(artifact, path)
+        faults += _bad_files(lake, artifact, artifact.location)
     losses = artifact.metadata.get("losses")
-    if losses and not (Path(lake.uri) / losses).is_file():
+    if losses and not lake.storage.exists(losses):
         faults.append(f"the loss curve {losses} is gone")
     measured, bad = _intervals(lake, artifact)
     faults += bad
@@ -76,6 +72,18 @@ def _bad_tag(lake: Lake, artifact: Artifact) -> Iterator[str]:
         yield f"the tag {tag} is gone"
     elif version not in found:
         yield f"the tag {tag} pins version {found[0]}, it was made from {version}"
+
+
+def _bad_files(lake: Lake, artifact: Artifact, location: str) -> Iterator[str]:
+    """A list or a checkpoint; from an object store it is fetched first."""
+    try:
+        path = lake.fetch(location)
+    except LakeError as error:
+        yield str(error)
+        return
+    yield from (
+        _bad_list(lake, artifact, path) if path.suffix == ".parquet" else _bad_checkpoint(artifact, path)
+    )
 
 
 def _bad_list(lake: Lake, artifact: Artifact, path: Path) -> Iterator[str]:
