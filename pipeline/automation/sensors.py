@@ -18,6 +18,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from assets.dagster_assets import register_partitions
 from assets.planner import Planner
 from assets.stage import StageGraph
+from pipeline.automation.dead_runs import end_dead_runs
 from pipeline.automation.discovery import DISCOVER_JOB, discover_job
 from pipeline.automation.folder_watch import FolderState, Verdict, observe
 from pipeline.automation.launching import (
@@ -139,6 +140,7 @@ def look_at_folders(
 
 def unfinished_discovery(instance: dg.DagsterInstance) -> str | None:
     """A run of `discover_job` that is queued or running."""
+    end_dead_runs(instance)
     runs = instance.get_runs(dg.RunsFilter(job_name=DISCOVER_JOB, statuses=UNFINISHED), limit=1)
     return runs[0].run_id if runs else None
 
@@ -178,6 +180,7 @@ def stale_sensor(graph: StageGraph, settings: AutomationSettings) -> dg.SensorDe
             )
         if refresh == cursor.finished:
             return dg.SkipReason(f"nothing was stale after refresh {refresh}")
+        end_dead_runs(context.instance)
         # runs before plan: one that ends in between counts as running still, and its shard waits for a tick
         runs = look_at_runs(context.instance, assets, STALE_SENSOR)
         if runs.reading:

@@ -8,7 +8,10 @@ from __future__ import annotations
 import importlib.util
 import json
 import logging
+import os
 import shutil
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -315,6 +318,31 @@ def test_what_others_run_is_left_to_them(ticks: Ticks) -> None:
     assert asked(ticks.tick("stale_shards")) == [(shard, shard) for shard in SHARDS[1:]]
     ticks.discovered(dg.DagsterRunStatus.STARTED)
     assert "is reading the source folders" in ticks.tick("stale_shards").skip_message
+
+
+def test_a_run_whose_process_is_gone_holds_nothing_up(ticks: Ticks) -> None:
+    """After a power cut Dagster has runs that are started and will never end."""
+    gone = subprocess.Popen([sys.executable, "-c", ""])
+    gone.wait()
+    dead_discovery = ticks.discovered(dg.DagsterRunStatus.STARTED)
+    tell_process(ticks, dead_discovery, gone.pid)
+    assert asked_for_discovery(ticks)[1] == 1
+    ticks.discovered()
+    requests = ticks.tick("stale_shards").run_requests
+    runs = [ticks.launched(request) for request in requests]
+    tell_process(ticks, runs[0].run_id, os.getpid())
+    tell_process(ticks, runs[1].run_id, gone.pid)
+    found = ticks.tick("stale_shards")
+    assert asked(found) == [(SHARDS[1], SHARDS[1])]
+    for run_id in (dead_discovery, runs[1].run_id):
+        run = ticks.instance.get_run_by_id(run_id)
+        assert run is not None
+        assert run.status is dg.DagsterRunStatus.FAILURE
+
+
+def tell_process(ticks: Ticks, run_id: str, pid: int) -> None:
+    run = ticks.instance.get_run_by_id(run_id)
+    ticks.instance.report_engine_event(f"Started process for run (pid: {pid}).", run)
 
 
 def test_the_source_sensor_asks_once_for_a_settled_change_and_again_after_a_failure(ticks: Ticks) -> None:
