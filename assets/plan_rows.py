@@ -130,7 +130,7 @@ class TablePlan:
 
     def shard_digests(self, stage: str) -> dict[str, str]:
         """Data version of every shard: digest over its rows' digests."""
-        digests = self._digests(stage)
+        digests = self._digests(stage).cast(pa.binary())
         if self._shard_order is not None:
             digests = digests.take(self._shard_order)
         return {
@@ -162,7 +162,9 @@ class TablePlan:
     @cached_property
     def _shard_keys(self) -> dict[str, tuple[int, pa.Array]]:
         """Where every shard starts in that order, and its keys."""
-        keys = self.key_values if self._shard_order is None else self.key_values.take(self._shard_order)
+        keys = self.key_values.cast(pa.binary())
+        if self._shard_order is not None:
+            keys = keys.take(self._shard_order)
         counts = np.bincount(self.shard_codes, minlength=len(self.shard_names)).tolist()
         starts = np.cumsum([0, *counts]).tolist()
         return {

@@ -8,23 +8,17 @@ is taken in a process of its own, so that peak memory is that of planning and of
 from __future__ import annotations
 
 import argparse
-import json
-import multiprocessing
-import os
-import platform
-import resource
 import shutil
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Sequence
-from datetime import UTC, datetime
-from importlib.metadata import version
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from assets.planner import Planner
 from assets.stage import StageGraph
+from benches.measuring import measured, write_result
 from benches.synthetic_lake import UPSTREAM, build_lake, change_one_row, synthetic_graph
 from resources.lake.lake import Lake
 
@@ -67,23 +61,6 @@ def all_shard_digests(uri: str) -> dict[str, Any]:
     return {"shards": len(table.shard_digests("latents"))}
 
 
-def measured(work: Callable[[str], dict[str, Any]], uri: str) -> dict[str, Any]:
-    """Seconds and peak memory of one piece of work in a fresh process; imports are not counted in."""
-    with multiprocessing.get_context("spawn").Pool(1) as pool:
-        return pool.apply(_measure, (work, uri))
-
-
-def _measure(work: Callable[[str], dict[str, Any]], uri: str) -> dict[str, Any]:
-    wall, cpu = time.monotonic(), time.process_time()
-    found = work(uri)
-    return {
-        "seconds": round(time.monotonic() - wall, 2),
-        "cpu_seconds": round(time.process_time() - cpu, 2),
-        "peak_rss_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024,
-        "found": found,
-    }
-
-
 def main(arguments: Sequence[str] | None = None) -> None:
     """Build the lake, measure, print and write the result file."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -106,28 +83,18 @@ def main(arguments: Sequence[str] | None = None) -> None:
     finally:
         if chosen.folder is None:
             shutil.rmtree(folder)
-    result = {
-        "command": " ".join(["python", "-m", "benches.planning", *(arguments or sys.argv[1:])]),
-        "date": datetime.now(UTC).isoformat(timespec="seconds"),
-        "machine": {
-            "cores": len(os.sched_getaffinity(0)),
-            "processor": platform.machine(),
-            "load_average": [round(value, 1) for value in os.getloadavg()],
-        },
-        "versions": {"python": platform.python_version()}
-        | {name: version(name) for name in ("pylance", "pyarrow", "numpy")},
-        "lake": {
-            "shards": chosen.shards,
-            "rows": chosen.shards * chosen.rows_per_shard,
-            "row_stages": len(UPSTREAM),
-            "build_seconds": round(built, 1),
-        },
-        "bar": {"seconds": 10, "peak_rss_mb": 2048},
-        "figures": figures,
+    lake = {
+        "shards": chosen.shards,
+        "rows": chosen.shards * chosen.rows_per_shard,
+        "row_stages": len(UPSTREAM),
+        "build_seconds": round(built, 1),
     }
-    chosen.result.parent.mkdir(parents=True, exist_ok=True)
-    chosen.result.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
-    print(json.dumps(result, indent=2))
+    write_result(
+        chosen.result,
+        ["python", "-m", "benches.planning", *(arguments or sys.argv[1:])],
+        ("pylance", "pyarrow", "numpy"),
+        {"lake": lake, "bar": {"seconds": 10, "peak_rss_mb": 2048}, "figures": figures},
+    )
 
 
 if __name__ == "__main__":

@@ -128,8 +128,8 @@ def _pair_stage() -> RowStage:
 
 
 def photo_bytes(brightness: int) -> bytes:
-    """A PNG of one grey, a hundred bytes long. `brightness` is 0 to 255."""
-    return cv2.imencode(".png", np.full((8, 8, 3), brightness, np.uint8))[1].tobytes()
+    """A PNG of 64 x 64 pixels of one grey, some two hundred bytes long. `brightness` is 0 to 255."""
+    return cv2.imencode(".png", np.full((64, 64, 3), brightness, np.uint8))[1].tobytes()
 
 
 def build_photographs(folder: Path, count: int) -> None:

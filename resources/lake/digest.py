@@ -185,9 +185,10 @@ def key_ordered_digest(keys: pa.Array, digests: pa.Array) -> bytes:
 
 def _row_messages(keys: pa.Array, digests: pa.Array) -> Iterator[pa.Array]:
     """Key and digest of each row, each behind its length as `digest_bytes` writes it; some rows at a time."""
-    digests = digests.cast(pa.binary())
+    # before slicing: to cast a slice costs as much as to cast all it was cut from
+    keys, digests = (item if item.type == pa.binary() else item.cast(pa.binary()) for item in (keys, digests))
     for start in range(0, len(keys), HASH_CHUNK):
-        key = keys.slice(start, HASH_CHUNK).cast(pa.binary())
+        key = keys.slice(start, HASH_CHUNK)
         digest = pc.fill_null(digests.slice(start, HASH_CHUNK), b"")
         parts = [_length_bytes(key), key, _length_bytes(digest), digest, pa.scalar(b"", pa.binary())]
         yield pc.binary_join_element_wise(*parts)
