@@ -112,7 +112,9 @@ class DecodeLimits(BaseModel):
     max_memory: int = Field(
         default=4 * 2**30,
         gt=0,
-        description="Address space of that process in bytes; a file that needs more is `too_large`.",
+        description="Address space of that process in bytes; a file that needs more is `too_large`, or "
+        "`undecodable` where libjpeg or libwebp report a lack of memory as damage. A photograph within the "
+        "other limits stays below 2 GiB.",
     )
     min_side: int = Field(default=32, gt=0, description="Shortest side in pixels; shorter is `too_small`.")
     formats: frozenset[ImageFormat] = Field(

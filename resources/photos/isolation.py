@@ -36,7 +36,10 @@ START_SECONDS = 120.0
 """A child that says nothing for this long after its start is a fault of the machine or of ours."""
 
 WALL_FACTOR = 10
-"""Wall seconds granted per CPU second of `DecodeLimits.max_seconds`."""
+"""Wall seconds granted per CPU second of `DecodeLimits.max_seconds`, ..."""
+
+LEAST_WALL_SECONDS = 60.0
+"""... and at least this many, since a busy machine may let a process wait."""
 
 _IMPORT_ROOT = Path(__file__).resolve().parents[2]
 _CHILD_SETTINGS = {
@@ -98,15 +101,14 @@ class Inspector:
 
     def _ask(self, data: bytes, limits: DecodeLimits) -> Reply:
         link = self._started()
-        deadline = time.monotonic() + WALL_FACTOR * limits.max_seconds
+        patience = max(LEAST_WALL_SECONDS, WALL_FACTOR * limits.max_seconds)
+        deadline = time.monotonic() + patience
         try:
             send(link, Request(limits=limits, size=len(data)).model_dump_json().encode(), deadline)
             send(link, data, deadline)
             answer = receive(link, deadline)
         except TimeoutError:
-            raise RowError(
-                Reason.TOO_SLOW, f"no answer within {WALL_FACTOR * limits.max_seconds:g} seconds"
-            ) from None
+            raise RowError(Reason.TOO_SLOW, f"no answer within {patience:g} seconds") from None
         except OSError:  # the child died while it was being written to
             answer = None
         if answer is None:

@@ -112,7 +112,10 @@ def _strike(child: int, how: signal.Signals) -> None:
     os.kill(child, how)
 
 
-def test_a_child_that_stands_still_is_given_up(inspector: Inspector, good_photos: Good) -> None:
+def test_a_child_that_stands_still_is_given_up(
+    inspector: Inspector, good_photos: Good, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(isolation, "LEAST_WALL_SECONDS", 0.4)
     inspector.inspect(good_photos["plain.png"])
     child = inspector.pid
     assert child is not None
