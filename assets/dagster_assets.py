@@ -13,11 +13,11 @@ from typing import Any, cast
 import dagster as dg
 
 from assets.artifacts import ArtifactResult, run_artifact
-from assets.checks.catalogue import ACCOUNTING, ROWS_ACCOUNTED, Check, CheckRun, DataChecks, checks_of
+from assets.checks.catalogue import ACCOUNTING, ROWS_ACCOUNTED, DataChecks
+from assets.dagster_checks import check_result, check_spec, refuse_unknown_shard, stage_checks
 from assets.previews import stage_preview
 from assets.runner import ShardResult, run_shard
 from assets.stage import ArtifactStage, RowStage, Stage, StageGraph
-from resources.lake.errors import LakeError
 from resources.lake.failpoints import crash_point
 from resources.lake.ingest import refresh_shard
 from resources.lake.lake import Lake
@@ -49,84 +49,18 @@ def build_assets(graph: StageGraph) -> list[dg.AssetsDefinition]:
 
 def build_checks(graph: StageGraph) -> list[dg.AssetChecksDefinition]:
     """The checks of every stage but row accounting: one step per stage, of which any can be run alone."""
-    return [_stage_checks(graph, name) for name in (FACES_STAGE, *graph.names)]
-
-
-def _stage_checks(graph: StageGraph, name: str) -> dg.AssetChecksDefinition:
-    table = _table(graph, name)
-    specs = [check_spec(check, name, table) for check in checks_of(graph, name) if check != ACCOUNTING]
-
-    def body(context: dg.AssetCheckExecutionContext, lake: LakeResource):
-        opened = _prepared(lake, graph)
-        shard = context.partition_key if table else None
-        if table and shard:
-            _refuse_unknown_shard(_rows_of(opened, table, shard), shard)
-        wanted = {key.name for key in context.selected_asset_check_keys}
-        for run in DataChecks(opened, graph).run(name, shard, names=wanted):
-            (context.log.info if run.finding.passed else context.log.warning)(
-                "%s of %s: %s", run.check.name, shard or name, run.finding.message
-            )
-            yield _check_result(run)
-
-    return dg.multi_asset_check(name=f"{name}_checks", specs=specs, can_subset=True)(body)
-
-
-def _rows_of(lake: Lake, table: str, shard: str) -> int:
-    return lake.table(table).snapshot().scan(["shard"], shard=shard).num_rows
-
-
-def _table(graph: StageGraph, name: str) -> str | None:
-    """The table of a row stage; None for an artifact stage."""
-    if name == FACES_STAGE:
-        return FACES_STAGE
-    stage = graph[name]
-    return stage.table if isinstance(stage, RowStage) else None
-
-
-def check_spec(check: Check, stage: str, table: str | None) -> dg.AssetCheckSpec:
-    """A check as Dagster knows it, with the partitions of its asset: every shard keeps its own outcome."""
-    with warnings.catch_warnings():
-        # partitions of checks are new in the pinned version; the tests hold us to what they do
-        warnings.simplefilter("ignore", dg.PreviewWarning)
-        return dg.AssetCheckSpec(
-            check.name,
-            asset=stage,
-            description=check.description,
-            blocking=check.blocking,
-            partitions_def=SHARDS[table] if table else None,
-        )
-
-
-def check_evaluation(run: CheckRun) -> dg.AssetCheckEvaluation:
-    """A check that was run outside Dagster, as an event of its own."""
-    result = _check_result(run)
-    return dg.AssetCheckEvaluation(
-        asset_key=dg.AssetKey(run.stage),
-        check_name=run.check.name,
-        passed=result.passed,
-        metadata=result.metadata,
-        severity=result.severity,
-        description=result.description,
-        blocking=run.check.blocking,
-        partition=run.shard,
-    )
-
-
-def _check_result(run: CheckRun) -> dg.AssetCheckResult:
-    return dg.AssetCheckResult(
-        check_name=run.check.name,
-        passed=run.finding.passed,
-        severity=dg.AssetCheckSeverity(run.finding.severity.value),
-        description=run.finding.message,
-        metadata=dict(run.finding.metadata),
-    )
+    found = [stage_checks(graph, FACES_STAGE, SHARDS["faces"])]
+    for stage in graph.stages:
+        partitions = SHARDS[stage.table] if isinstance(stage, RowStage) else None
+        found.append(stage_checks(graph, stage.name, partitions))
+    return found
 
 
 def _options(stage_name: str, table: str | None) -> dict[str, Any]:
     options: dict[str, Any] = {"name": stage_name}
     if table is not None:
         options |= {
-            "check_specs": [check_spec(ACCOUNTING, stage_name, table)],
+            "check_specs": [check_spec(ACCOUNTING, stage_name, SHARDS[table])],
             "partitions_def": SHARDS[table],
             "backfill_policy": dg.BackfillPolicy.multi_run(1),
             "group_name": GROUPS[table],
@@ -151,7 +85,7 @@ def _faces_asset() -> dg.AssetsDefinition:
         for image_id in report.removed:
             context.log.warning("the source file of %s is gone; its row is kept", image_id)
         result = ingest_account(opened, context.partition_key)
-        _refuse_unknown_shard(result.rows, context.partition_key)
+        refuse_unknown_shard(result.rows, context.partition_key)
         yield from _reported(
             version=result.digest,
             metadata={
@@ -187,7 +121,7 @@ def _row_asset(graph: StageGraph, stage: RowStage) -> dg.AssetsDefinition:
             device=lake.device,
             report=context.log.info,
         )
-        _refuse_unknown_shard(result.rows, context.partition_key)
+        refuse_unknown_shard(result.rows, context.partition_key)
         preview = stage_preview(opened, graph, stage.name, context.partition_key)
         yield from _reported(
             version=result.digest,
@@ -236,15 +170,6 @@ def _prepared(lake: LakeResource, graph: StageGraph) -> Lake:
     return opened
 
 
-def _refuse_unknown_shard(rows: int, shard: str) -> None:
-    """The UI lets people add partitions by hand; only the lake makes shards."""
-    if rows == 0:
-        raise LakeError(
-            f"the lake has no shard {shard}; shards come from `orchard ingest` and from releases, and the "
-            "sensor `lake_partitions` registers them"
-        )
-
-
 def upstream_assets(graph: StageGraph, stage: Stage) -> list[str]:
     """Upstream assets that Dagster should know of.
 
@@ -266,7 +191,7 @@ def _accounted(
     lake: Lake, graph: StageGraph, stage: str, shard: str, pending: int
 ) -> list[dg.AssetCheckResult]:
     runs = DataChecks(lake, graph).run(stage, shard, names=[ROWS_ACCOUNTED], pending=pending)
-    return [_check_result(run) for run in runs]
+    return [check_result(run) for run in runs]
 
 
 def _reported(

@@ -200,7 +200,7 @@ class _Events:
 
     def _report_checks(self, name: str, partition: str | None) -> None:
         """What the checks find in a result just reported; Dagster shows only those that came after it."""
-        from assets.dagster_assets import check_evaluation
+        from assets.dagster_checks import check_evaluation
 
         if self.checks is not None:
             for run in self.checks.run(name, partition, pending=0):

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from assets.checks.accounting import rows_accounted
 from assets.checks.artifact_files import artifact_complete
-from assets.checks.findings import Finding
+from assets.checks.findings import Finding, Severity, first_keys, named
 from assets.checks.finite import values_finite
 from assets.checks.plausibility import (
     IRIS_COLUMNS,
@@ -22,6 +22,7 @@ from assets.checks.schema import schema_as_declared
 from assets.checks.uniqueness import ids_unique
 from assets.planner import Planner
 from assets.stage import RowStage, StageGraph
+from resources.lake.arrow import compute as pc
 from resources.lake.lake import Lake
 from resources.lake.schema import FACES_STAGE
 from resources.lake.table import Snapshot
@@ -165,6 +166,20 @@ class DataChecks:
             if names is None or check.name in names:
                 yield CheckRun(stage, shard, check, self._find(check, stage, shard, pending))
 
+    def rows(self, stage: str, shard: str) -> int:
+        """How many rows a shard of a row stage has."""
+        return sum(len(batch["shard"]) for batch in self._rows(stage, shard).batches(["shard"]))
+
+    def computed_shards(self, stage: str) -> list[str]:
+        """Shards of a row stage in which it has computed something, sorted."""
+        rows = self._rows(stage, None)
+        done: set[str] = set()
+        for batch in rows.batches(["shard", f"{rows.state}.status"]):
+            done.update(
+                pc.unique(batch["shard"].filter(batch[f"{rows.state}.status"].is_valid())).to_pylist()
+            )
+        return sorted(done)
+
     def _find(self, check: Check, stage: str, shard: str | None, pending: int | None) -> Finding:
         if check is COMPLETE:
             return artifact_complete(self.lake, stage)
@@ -185,6 +200,25 @@ class DataChecks:
         if table not in self._snapshots:
             self._snapshots[table] = self.lake.table(table).snapshot()
         return StageShard.of(self.graph, stage, shard, self._snapshots[table])
+
+
+def summed_up(runs: Sequence[CheckRun]) -> Finding:
+    """The outcome of one check over many shards: as bad as the worst of them, the failed ones named."""
+    failed = [run for run in runs if not run.finding.passed]
+    shards = [str(run.shard) for run in failed]
+    figures = {"shards": len(runs), "failed": len(failed), "failed_shards": first_keys(shards)}
+    if not failed:
+        return Finding(True, f"{len(runs)} shards passed", figures)
+    severities = {run.finding.severity for run in failed}
+    worst = Severity.ERROR if Severity.ERROR in severities else Severity.WARN
+    first = next(run for run in failed if run.finding.severity is worst)
+    return Finding(
+        passed=False,
+        message=f"{len(failed)} of {len(runs)} shards failed: {named(shards)}. {first.shard}: "
+        f"{first.finding.message}",
+        metadata=figures,
+        severity=worst,
+    )
 
 
 def pending_rows(planner: Planner, stage: str, shard: str | None) -> int:

@@ -26,6 +26,7 @@ from resources.lake.lake import Lake
 from resources.lake.resource import LakeResource
 
 SHARD = "shard-00001"
+PLAUSIBLE = dg.AssetCheckKey(dg.AssetKey("landmarks"), "landmarks_plausible")
 
 
 @pytest.fixture(scope="module")
@@ -446,12 +447,17 @@ def instance(tmp_path: Path) -> Iterator[dg.DagsterInstance]:
 
 
 def materialise(
-    graph: StageGraph, lake: Lake, instance: dg.DagsterInstance, selection: Any
+    graph: StageGraph,
+    lake: Lake,
+    instance: dg.DagsterInstance,
+    selection: Any,
+    shard: str | None = SHARD,
 ) -> dg.ExecuteInProcessResult:
     return dg.materialize(
         [*build_assets(graph), *build_checks(graph)],
         selection=selection,
-        tags={"dagster/partition": SHARD},  # as the UI sends it; `partition_key` refuses checks alone
+        # as the daemon and the UI tag runs; the argument `partition_key` refuses checks alone
+        tags={"dagster/partition": shard} if shard else None,
         instance=instance,
         resources={"lake": LakeResource(uri=lake.uri, device="cpu")},
         raise_on_error=False,
@@ -483,7 +489,7 @@ def test_dagster_runs_the_checks_of_a_shard_behind_it_and_alone(lake, graph, ins
     assert seen.severity is dg.AssetCheckSeverity.ERROR
     assert seen.metadata["implausible"].value == 1
 
-    alone = dg.AssetSelection.checks(dg.AssetCheckKey(dg.AssetKey("landmarks"), "landmarks_plausible"))
+    alone = dg.AssetSelection.checks(PLAUSIBLE)
     change_values(lake, "landmarks_68", shifted(-FAR), [bad])
     result = materialise(graph, lake, instance, alone)
     assert result.success
@@ -491,6 +497,33 @@ def test_dagster_runs_the_checks_of_a_shard_behind_it_and_alone(lake, graph, ins
         (("landmarks", "landmarks_plausible"), True)
     ]
     assert not [event for event in result.all_events if event.is_step_materialization]
+
+
+def outcomes(instance: dg.DagsterInstance, key: dg.AssetCheckKey) -> dict[str | None, bool]:
+    """Newest outcome of a check by partition; None is a run over all of them."""
+    found: dict[str | None, bool] = {}
+    for item in instance.event_log_storage.get_asset_check_execution_history(key, limit=50):
+        if item.event and item.event.dagster_event:
+            data = item.event.dagster_event.event_specific_data
+            assert isinstance(data, dg.AssetCheckEvaluation)
+            found.setdefault(item.partition, data.passed)
+    return found
+
+
+def test_checks_run_without_a_partition_look_at_every_shard(lake, graph, instance) -> None:
+    register_partitions(instance, lake)
+    bad = ids(lake)[0]
+    change_values(lake, "landmarks_68", shifted(FAR), [bad])
+    alone = dg.AssetSelection.checks(PLAUSIBLE)
+    result = materialise(graph, lake, instance, alone, shard=None)
+    assert result.success
+    [summed] = evaluations(result).values()
+    assert not summed.passed
+    assert summed.metadata["failed_shards"].value == [SHARD]
+    assert f"1 of 3 shards failed: {SHARD}" in str(summed.description)
+    assert bad in str(summed.description)
+    shards = {"shard-00000": True, SHARD: False, "shard-00002": True}
+    assert outcomes(instance, PLAUSIBLE) == {None: False, **shards}
 
 
 def test_a_failed_blocking_check_holds_back_what_is_below(lake, graph, instance) -> None:
@@ -512,16 +545,10 @@ def test_what_orchard_run_reports_includes_the_checks(lake, graph, instance) -> 
     register_partitions(instance, lake)
     small = StageGraph((graph["landmarks"],))
     assert report_versions(instance, lake, small, checked=True) == 6
-    key = dg.AssetCheckKey(dg.AssetKey("landmarks"), "landmarks_plausible")
-    record = instance.event_log_storage.get_asset_check_execution_history(key, limit=10)
-    told = {
-        item.partition: item.event.dagster_event.event_specific_data.passed
-        for item in record
-        if item.event and item.event.dagster_event
-    }
-    assert told == {"shard-00000": True, SHARD: False, "shard-00002": True}
+    told = {"shard-00000": True, SHARD: False, "shard-00002": True}
+    assert outcomes(instance, PLAUSIBLE) == told
     assert report_versions(instance, lake, small, checked=True) == 0
-    assert len(instance.event_log_storage.get_asset_check_execution_history(key, limit=10)) == 3
+    assert len(instance.event_log_storage.get_asset_check_execution_history(PLAUSIBLE, limit=10)) == 3
 
 
 def test_any_check_may_be_run_alone_but_row_accounting(graph) -> None:
