@@ -25,7 +25,7 @@ from resources.lake.leases import ensure_held
 from resources.lake.schema import LAKE_FORMAT
 from resources.lake.table import ROW_ID, Snapshot
 
-CONFLICT_MARKERS = ("conflict", "retryable", "preempted")
+CONFLICT_MARKERS = ("conflict", "retryable", "preempted", "too many concurrent writers")
 
 
 def commit_group(

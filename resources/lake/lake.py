@@ -70,7 +70,9 @@ class Lake:
             with clear_storage_errors(lake.uri):
                 lake._create()
         elif not lake.faces.exists():
-            if lake.is_local and Path(lake.faces.uri).is_dir():
+            with clear_storage_errors(lake.uri):  # a store that cannot be reached is not one without a lake
+                damaged = lake.storage.exists("faces.lance")
+            if damaged:
                 raise LakeDamaged(
                     f"{lake.faces.uri} cannot be opened; `orchard repair --lake {text}` mends it"
                 )

@@ -14,12 +14,14 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
 import os
 import random
 import socket
 import threading
 import time
 import uuid
+from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Literal
@@ -56,9 +58,10 @@ class _Held:
     location: str
     content: bytes
     renewed: tuple[float, float] = (0.0, 0.0)
-    users: int = 1
+    users: int = 0
     process: int = field(default_factory=os.getpid)
     released: threading.Event = field(default_factory=threading.Event)
+    writing: threading.Lock = field(default_factory=threading.Lock)
 
     def put(self) -> None:
         now = _now()  # the time before writing: the store may have the object for longer, never for shorter
@@ -72,15 +75,21 @@ class _Held:
 
     def keep_fresh(self) -> None:
         while not self.released.wait(RENEW_SECONDS) and not self.lost:
-            with contextlib.suppress(OSError):  # the store is away: `lost` says when that has become too long
+            # when the store is away, `lost` says when that has become too long
+            with contextlib.suppress(OSError), self.writing:
+                if self.released.is_set():
+                    return
                 if not self.storage.exists(self.location):
-                    self.renewed = (-1e18, -1e18)  # somebody took it away
+                    self.renewed = (-math.inf, -math.inf)  # somebody took it away
                     return
                 self.put()
 
 
-_held: dict[tuple[str, str, Mode], _Held] = {}
-_guard = threading.RLock()
+_held: dict[str, _Held] = {}
+"""Every lease of this process, by location."""
+
+_sharing: defaultdict[tuple[str, str, int], threading.Lock] = defaultdict(threading.Lock)
+"""Taken while a shared lease is got or given back; whoever holds one alone never waits for it."""
 
 
 @contextlib.contextmanager
@@ -93,22 +102,23 @@ def lease(uri: str, name: str, mode: Mode, busy: str = "", wait_seconds: float =
     Raises LeaseBusy with the text `busy` and the owner when somebody who is alive stands against having it
     alone for more than `wait_seconds`; to see that takes one renewal, and the dead are waited for a minute.
     """
-    key = (uri, name, mode)
-    with _guard:
-        held = _held.get(key)
-        if held is not None and held.process == os.getpid() and mode == "shared":
-            held.users += 1
-        else:
-            held = _held[key] = _acquire(uri, name, mode, busy, wait_seconds)
+    if mode == "alone":
+        held = _acquire(uri, name, mode, busy, wait_seconds)
+        try:
+            yield
+        finally:
+            _release(held)
+        return
+    with _sharing[uri, name, os.getpid()]:
+        held = _shared_already(uri, name) or _acquire(uri, name, mode, busy, wait_seconds)
+        held.users += 1
     try:
         yield
     finally:
-        with _guard:
+        with _sharing[uri, name, os.getpid()]:
             held.users -= 1
             if not held.users:
-                held.released.set()
-                del _held[key]
-                held.storage.remove(held.location)
+                _release(held)
 
 
 def ensure_held(uri: str) -> None:
@@ -135,6 +145,7 @@ def _acquire(uri: str, name: str, mode: Mode, busy: str, wait_seconds: float) ->
             held.put()
             others = _against(storage, name, mode, but=held.location)
             if not others:
+                _held[held.location] = held
                 threading.Thread(target=held.keep_fresh, daemon=True).start()
                 return held
             storage.remove(held.location)
@@ -147,6 +158,19 @@ def _acquire(uri: str, name: str, mode: Mode, busy: str, wait_seconds: float) ->
             elif time.monotonic() - since > DEAD_AFTER_SECONDS:
                 storage.remove(location)
         time.sleep(random.uniform(*WAIT_SECONDS))
+
+
+def _shared_already(uri: str, name: str) -> _Held | None:
+    start = f"{FOLDER}/{name}/shared-"
+    mine = [item for item in list(_held.values()) if item.uri == uri and item.process == os.getpid()]
+    return next((item for item in mine if item.location.startswith(start)), None)
+
+
+def _release(held: _Held) -> None:
+    held.released.set()
+    del _held[held.location]
+    with held.writing:  # a renewal that is under way must not bring it back
+        held.storage.remove(held.location)
 
 
 def _against(storage: Storage, name: str, mode: Mode, but: str = "") -> dict[str, float]:

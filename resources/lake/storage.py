@@ -95,6 +95,7 @@ class Storage:
         path = self.path(location)
         if isinstance(self.filesystem, fs.LocalFileSystem):
             temporary = Path(f"{path}.{uuid.uuid4().hex}.unfinished")
+            temporary.parent.mkdir(parents=True, exist_ok=True)
             temporary.write_bytes(data)
             temporary.replace(path)
             return
