@@ -11,7 +11,7 @@ export OMP_NUM_THREADS ?= 1
 export ORCHARD_LAKE ?= $(CURDIR)/orchard_data
 export DAGSTER_HOME ?= $(CURDIR)/.dagster
 
-.PHONY: help demo test lint format ui doctor lock crash bench clean
+.PHONY: help demo test lint format ui doctor lock crash fuzz bench clean
 
 help:  ## Show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -22,7 +22,7 @@ demo: $(VENV)/.run  ## Install, render a small world, run the whole DAG on the C
 
 test: $(VENV)/.test  ## Install and run every check: format, lint, types, layers, tests
 	$(MAKE) --no-print-directory lint
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n logical --maxprocesses 4 --dist loadgroup --no-loadscope-reorder
 
 lint: $(VENV)/.test  ## Format, lint, types, import layers
 	$(BIN)/ruff format --check .
@@ -48,14 +48,19 @@ $(VENV)/.test: pyproject.toml requirements.lock tools/install.sh
 	./tools/install.sh "$(PYTHON)" "$(VENV)" "$(EXTRAS_TEST)"
 	@touch $(VENV)/.run $@
 
-bench: $(VENV)/.test  ## Measure planning over 1.5 million rows; best alone on the machine
+bench: $(VENV)/.test  ## Measure planning and refresh at 1.5 million rows, and what reruns leave behind; best alone
 	$(BIN)/python -m benches.planning
+	$(BIN)/python -m benches.refresh
+	$(BIN)/python -m benches.storage
 
 lock:  ## Resolve every extra anew and write requirements.lock
 	./tools/lock.sh "$(PYTHON)"
 
 crash: $(VENV)/.test  ## Kill every kind of stage at every point, run it again, compare (about 10 minutes)
 	$(BIN)/python tests/crash/matrix.py --json benches/results/crash.json
+
+fuzz: $(VENV)/.test  ## Thousands of hostile files through the real ingest, every one accounted for (about 6 minutes)
+	$(BIN)/python tests/fuzz/run.py --json benches/results/fuzz.json
 
 clean:  ## Remove the environment; photographs, lake and Dagster's history stay
 	rm -rf $(VENV)

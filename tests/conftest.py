@@ -24,6 +24,21 @@ from resources.lake.lake import Lake
 from resources.lake.pairs import store_swap_pairs, swap_pair_rows
 from resources.photos.reasons import Reason
 
+FIRST = ("end_to_end", "crash", "swap")
+"""Folders whose tests take longest: with several workers these start first."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Say which tests stay together when pytest-xdist spreads them: those of a file, for they share fixtures.
+
+    All end-to-end tests form one group: they share one running server.
+    """
+    for item in items:
+        folder, name = item.path.parent.name, str(item.path)
+        item.add_marker(pytest.mark.xdist_group(folder if folder == FIRST[0] else name))
+    items.sort(key=lambda item: (*(item.path.parent.name != folder for folder in FIRST),))
+
+
 PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 
 
