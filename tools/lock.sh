@@ -9,6 +9,6 @@ trap 'rm -rf "$work"' EXIT
 {
   echo "# Every package of every extra, written by \`make lock\`. Used as pip constraints: see tools/install.sh."
   # a local build tag such as +cpu belongs to one machine's wheel, not to the version
-  "$work/venv/bin/python" -m pip freeze --exclude-editable | sed -E 's/\+[a-z0-9.]+$//' | grep -vE '^(nvidia-|triton==)'
+  "$work/venv/bin/python" -m pip freeze --exclude-editable | sed -E 's/\+[a-z0-9.]+$//' | grep -vE '^(nvidia-|triton==|orchard-faces==)'
 } >"$work/lock"
 mv "$work/lock" requirements.lock
