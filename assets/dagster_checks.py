@@ -53,15 +53,16 @@ def stage_checks(
 def _all_shards(
     instance: dg.DagsterInstance, checks: DataChecks, name: str, wanted: Collection[str]
 ) -> Iterator[CheckRun]:
-    """One summed-up outcome per check; what every shard gave is reported as an event of that shard."""
-    by_check: dict[str, list[CheckRun]] = {}
-    for shard in checks.computed_shards(name):
-        for run in checks.run(name, shard, names=wanted):
-            instance.report_runless_asset_event(check_evaluation(run))
-            by_check.setdefault(run.check.name, []).append(run)
+    """One summed-up outcome per check; what every shard gave is reported as an event of that shard.
+
+    Failed ones come last, since the list of checks shows the newest outcome.
+    """
+    runs = [run for shard in checks.computed_shards(name) for run in checks.run(name, shard, names=wanted)]
+    for run in sorted(runs, key=lambda run: not run.finding.passed):
+        instance.report_runless_asset_event(check_evaluation(run))
     for check in checks_of(checks.graph, name):
         if check.name in wanted:
-            yield CheckRun(name, None, check, summed_up(by_check.get(check.name, [])))
+            yield CheckRun(name, None, check, summed_up([run for run in runs if run.check == check]))
 
 
 def check_spec(check: Check, stage: str, partitions: dg.PartitionsDefinition | None) -> dg.AssetCheckSpec:

@@ -83,6 +83,45 @@ def test_one_partition_is_materialised_and_its_preview_is_seen(
     assert elsewhere == []
 
 
+def test_the_checks_tab_shows_what_was_checked(
+    server: Any, browser_page: Any, patiently: Callable[..., Any], screenshots: Path
+) -> None:
+    """The run of the test before has checked its shard; *Execute all* then checks every computed one."""
+    page = browser_page
+    names = (
+        "landmarks_plausible",
+        "quarantined_share",
+        "rows_accounted",
+        "schema_as_declared",
+        "values_finite",
+    )
+    page.goto(f"{server.url}/assets/landmarks?view=checks&checkDetail=landmarks_plausible")
+    for name in names:
+        page.get_by_text(name, exact=True).first.wait_for()
+    page.get_by_text("This is a non-blocking asset check.").wait_for()
+    page.get_by_text("landmarks of 4 rows can be those of a face").first.wait_for()
+    page.get_by_text("Passed", exact=True).first.wait_for()
+    page.get_by_text(SHARD, exact=True).first.wait_for()
+    page.screenshot(path=screenshots / "checks.png")
+
+    known = server.runs()
+    page.get_by_role("button", name="Execute all").click()
+
+    def launched() -> list[str]:
+        return [run for run in server.runs() if run not in known]
+
+    [run] = patiently("launched run", launched, 60)
+    patiently("end of the run", lambda: server.runs()[run] in ("SUCCESS", "FAILURE", "CANCELED"), 400)
+    assert server.runs()[run] == "SUCCESS"
+    query = """{ assetCheckExecutions(assetKey: {path: ["landmarks"]}, checkName: "values_finite", limit: 50)
+               { runId evaluation { success description partition } } }"""
+    found = server.graphql(query)["assetCheckExecutions"]
+    [summed] = [item["evaluation"] for item in found if item["runId"] == run]
+    assert summed["success"]
+    assert re.fullmatch(r"[1-3] shards passed", summed["description"])
+    assert SHARD in {item["evaluation"]["partition"] for item in found}
+
+
 def test_it_listens_on_the_loopback_interface_only(server: Any) -> None:
     listening = {
         connection.laddr
