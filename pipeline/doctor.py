@@ -51,6 +51,7 @@ IMPORT_NAMES = {
     "opencv-python-headless": "cv2",
     "pillow": "PIL",
     "pylance": "lance",
+    "pytest-xdist": "xdist",
     "scikit-image": "skimage",
 }
 """Where the name to import is not the distribution's with `-` as `_`."""
