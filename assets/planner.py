@@ -40,6 +40,7 @@ __all__ = ["ArtifactPlan", "Planner", "Retry", "StagePlan", "StageRows", "TableP
 
 NEVER_COMPUTED = "never_computed"
 FORCED = "forced"
+UNFINISHED = "unfinished"
 RETRIED = "retried"
 
 
@@ -269,6 +270,8 @@ class Planner:
                 stale = True
                 labels = [item.label for item in stage.tracked] + ["extra_content"]
                 why = explain_difference(current.fingerprint, expected, labels)
+        if not why and self.lake.is_unfinished(stage.name):
+            stale, why = True, [UNFINISHED]
         return ArtifactPlan(current, expected, stale, waiting, tuple(why))
 
 

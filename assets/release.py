@@ -22,7 +22,7 @@ from resources.lake.errors import LakeError
 from resources.lake.failpoints import crash_point
 from resources.lake.lake import Artifact, Lake
 from resources.lake.pairs import sync_pairs
-from resources.lake.schema import SWAPS_SCHEMA, TRIPLETS_SCHEMA, Status, state_column
+from resources.lake.schema import DIGEST_BYTES, SWAPS_SCHEMA, TRIPLETS_SCHEMA, Status, state_column
 from resources.lake.table import Snapshot
 
 METHODS = ("teacher", "teacher_inversion", "student")
@@ -100,6 +100,8 @@ def _build(context: StageContext, fingerprint: bytes, config: ReleaseConfig) -> 
             "`orchard ingest PATH --consent subject_consented`"
         )
     triplets = _triplet_pairs(training, config)
+    # from here on the pair tables are this release's, whether it is finished or not
+    lake.announce_artifact(Artifact("release", fingerprint, bytes(DIGEST_BYTES), CODE_VERSION))
     crash_point("mid_release")
     sync_pairs(lake.triplets, triplets, TRIPLETS_SCHEMA, config.pair_shard_size, "triplets")
     crash_point("mid_release")

@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from assets.plan_rows import StageRows, TablePlan
-from assets.planner import ArtifactPlan, Planner, explain_rows
+from assets.planner import UNFINISHED, ArtifactPlan, Planner, explain_rows
 from assets.stage import ArtifactStage, Input, RowStage, Stage, StageGraph
 from pipeline.options import UsageError
 from resources.lake.digest import OTHER_PARTS, PART_BYTES, RECIPE_BYTES
@@ -305,6 +305,8 @@ def _artifact_changes(stage: ArtifactStage, plan: ArtifactPlan) -> list[str]:
             why.append(f"input {part[6:]} changed: digest {then} then, {today} today")
         elif part == "input:extra_content":
             why.append("what is read besides other stages (consent, pinned pairs, truths) changed")
+        elif part == UNFINISHED:
+            why.append("another one was begun and not finished: its lists of pairs may be in the tables")
         else:
             why.append(part)
     return why

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +32,10 @@ TABLE_KEYS = {
     "tainted": "digest",
 }
 """Every table of the lake and its key column."""
+
+
+UNFINISHED = "unfinished"
+"""Recipe of an announcement; see `Lake.announce_artifact`."""
 
 
 @dataclass(frozen=True)
@@ -194,6 +198,23 @@ class Lake:
             metadata=json.loads(newest["metadata"]),
             recipe=recipe,
         )
+
+    def announce_artifact(self, artifact: Artifact) -> None:
+        """Record that an artifact's building has begun to change tables.
+
+        Until a finished one is recorded, `is_unfinished` is true: a kill in between leaves tables that belong
+        to no artifact, even when its inputs become again what they were for the one before.
+        """
+        if not self.is_unfinished(artifact.stage):
+            self.record_artifact(replace(artifact, recipe=UNFINISHED))
+
+    def is_unfinished(self, stage: str) -> bool:
+        """Whether the newest thing known of an artifact stage is that its building had begun."""
+        rows = self.artifacts.snapshot().dataset.to_table(
+            columns=["sequence", "recipe"], filter=f"stage = '{stage}'"
+        )
+        newest = max(rows.to_pylist(), key=lambda row: row["sequence"], default=None)
+        return newest is not None and newest["recipe"] == UNFINISHED
 
     def record_artifact(self, artifact: Artifact) -> None:
         """Append an artifact to the register; from then on it is the current one."""

@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from assets.planner import Planner
-from assets.release import released_rows
+from assets.release import ReleaseConfig, release_stage, released_rows
+from assets.stage import ArtifactStage, Stage, StageGraph
 from pipeline.execution import run_stages
 from pipeline.profiles import profile
 from resources.lake.consent import Consent
@@ -128,3 +129,34 @@ def test_too_few_people_are_told_and_no_traceback(smoke_lake, tmp_path: Path, gr
     store_swap_pairs(own.lake, [])
     with pytest.raises(LakeError, match="in one folder per person"):
         run_stages(own.lake, graph, ["release"], device="cpu")
+
+
+def test_a_release_that_was_broken_off_is_made_again_even_when_its_inputs_come_back(
+    smoke_lake, tmp_path: Path, graph, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its pairs are in the tables already; the release before is the current one, and would look fresh."""
+    own = smoke_lake.copy_to(tmp_path)
+    before = own.lake.triplets.snapshot().scan(["pair_id"])["pair_id"].to_pylist()
+    fewer = StageGraph(tuple(with_triplets(stage, 2) for stage in graph.stages))
+
+    def die(*arguments: object) -> str:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr("assets.release._write_rows", die)
+        with pytest.raises(KeyboardInterrupt):
+            run_stages(own.lake, fewer, ["release"], device="cpu")
+    assert own.lake.triplets.snapshot().count() == 2
+    assert Planner(own.lake, graph).artifact("release").why == ("unfinished",)
+    run_stages(own.lake, graph, ["release"], device="cpu")
+    assert sorted(own.lake.triplets.snapshot().scan(["pair_id"])["pair_id"].to_pylist()) == sorted(before)
+    assert not Planner(own.lake, graph).artifact("release").stale
+
+
+def with_triplets(stage: Stage, count: int) -> Stage:
+    """The stage, with another number of pseudo triplets if it is the release."""
+    if stage.name != "release" or not isinstance(stage, ArtifactStage):
+        return stage
+    config = stage.config.model_copy(update={"triplets": count})
+    build = release_stage(ReleaseConfig.model_validate(config.model_dump())).build
+    return dataclasses.replace(stage, config=config, build=build)

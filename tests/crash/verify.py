@@ -19,7 +19,7 @@ import small_orchard
 from assets.planner import Planner
 from assets.stage import RowStage
 from resources.lake.housekeeping import collect_garbage
-from resources.lake.lake import TABLE_KEYS, Lake
+from resources.lake.lake import TABLE_KEYS, UNFINISHED, Lake
 
 ARTIFACT_COLUMNS = ["stage", "recipe", "fingerprint", "digest", "code_version", "location"]
 """What two runs must agree on; an artifact's metadata also holds seconds."""
@@ -39,7 +39,9 @@ def read_content(folder: Path) -> Content:
     """Read a case's lake. Raises ValueError where an id comes twice or a fragment is not readable."""
     lake = Lake.open(folder / "lake")
     rows = {name: _rows(lake, name) for name in _tables(lake) if name != "artifacts"}
-    artifacts = lake.artifacts.snapshot().dataset.to_table(columns=ARTIFACT_COLUMNS).to_pylist()
+    # an announcement says only that a building began: a killed one leaves its own behind
+    made = f"recipe != '{UNFINISHED}'"
+    artifacts = lake.artifacts.snapshot().dataset.to_table(columns=ARTIFACT_COLUMNS, filter=made).to_pylist()
     return Content(
         rows=rows,
         shard_digests=_shard_digests(lake),
