@@ -170,9 +170,16 @@ def look_at_runs(instance: dg.DagsterInstance, stages: Collection[str], launcher
         if run.tags.get(LAUNCHER_TAG) == launcher:
             ours.add(run.run_id)
         selected = [key.to_user_string() for key in run.asset_selection or ()] or stages
-        busy |= {(name, run.tags.get("dagster/partition")) for name in selected}
+        busy |= {(name, _shard_of(run)) for name in selected}
     filters = dg.RunsFilter(tags={LAUNCHER_TAG: launcher})
     return Activity(frozenset(busy), frozenset(ours), reading, failures_by_target(instance, filters))
+
+
+def _shard_of(run: dg.DagsterRun) -> str | None:
+    """The partition of a run; None for a run without one or over several."""
+    first, last = (run.tags.get(f"dagster/asset_partition_range_{end}") for end in ("start", "end"))
+    # a run of a backfill names its one partition as a range
+    return run.tags.get("dagster/partition") or (first if first == last else None)
 
 
 def failures_by_target(instance: dg.DagsterInstance, filters: dg.RunsFilter) -> dict[str, Failures]:

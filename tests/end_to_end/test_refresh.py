@@ -263,13 +263,12 @@ def test_two_refreshes_and_a_backfill_at_once_compute_every_row_once(
         finally:
             other.kill()
 
-        def backfill_ended() -> bool:
+        def backfill_ended() -> str | None:
             asked = {"id": backfill["backfillId"]}
-            return (
-                server.graphql(BACKFILL, asked)["partitionBackfillOrError"]["status"] == "COMPLETED_SUCCESS"
-            )
+            status = server.graphql(BACKFILL, asked)["partitionBackfillOrError"]["status"]
+            return None if status in ("REQUESTED", "COMPLETING") else status
 
-        patiently("end of the backfill", backfill_ended, PATIENCE)
+        assert patiently("end of the backfill", backfill_ended, PATIENCE) == "COMPLETED_SUCCESS"
         patiently("nothing stale any more", daemon.is_settled, PATIENCE)
         assert {run.status.value for run in daemon.runs()} == {"SUCCESS"}
         [alone] = [run for run in daemon.runs() if run.job_name == "refresh_job"]

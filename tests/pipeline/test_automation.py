@@ -307,11 +307,23 @@ def fail_again(ticks: Ticks, shard: str) -> None:
     ticks.orchard.run(*ROWS)
 
 
-def test_what_others_run_is_left_to_them(ticks: Ticks) -> None:
+@pytest.mark.parametrize(
+    "tags",
+    [
+        {"dagster/partition": "shard-00000"},
+        {
+            "dagster/asset_partition_range_start": "shard-00000",
+            "dagster/asset_partition_range_end": "shard-00000",
+            "dagster/backfill": "abc",
+        },
+    ],
+    ids=["materialised in the UI", "run of a backfill"],
+)
+def test_what_others_run_is_left_to_them(ticks: Ticks, tags: dict[str, str]) -> None:
     ticks.discovered()
     somebody = ticks.instance.create_run_for_job(
         ticks.definitions.resolve_implicit_global_asset_job_def(),
-        tags={"dagster/partition": "shard-00000", "dagster/backfill": "abc"},
+        tags=tags,
         asset_selection=frozenset([dg.AssetKey("masks")]),
     )
     ticks.ended(somebody, dg.DagsterRunStatus.STARTED)
