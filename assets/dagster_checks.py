@@ -1,13 +1,14 @@
-"""Dagster's view of a stage's checks: one step per stage, an outcome for every shard.
+"""Dagster's view of a stage's checks: one step per stage, an outcome for every shard that a run made.
 
 A run with a partition checks that shard. One without (*Execute all*, for which the pinned UI cannot choose a
-partition) checks all shards of which something was computed, tells Dagster the outcome of each, and sums up.
+partition) checks all shards of which something was computed, and sums up.
 """
 
 import warnings
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Sequence
 
 import dagster as dg
+from dagster._core.event_api import PartitionKeyFilter  # its storage takes no other; not exported
 
 from assets.checks.catalogue import ACCOUNTING, Check, CheckRun, DataChecks, checks_of, summed_up
 from assets.stage import StageGraph
@@ -36,7 +37,7 @@ def stage_checks(
             refuse_unknown_shard(checks.rows(name, shard), shard)
             runs = checks.run(name, shard, names=wanted)
         else:
-            runs = _all_shards(context.instance, checks, name, wanted)
+            runs = _over(checks, name, checks.computed_shards(name), wanted, pending=None)
         for run in runs:
             say = context.log.info if run.finding.passed else context.log.warning
             say("%s of %s: %s", run.check.name, run.shard or name, run.finding.message)
@@ -50,19 +51,49 @@ def stage_checks(
     return dg.multi_asset_check(name=f"{name}_checks", specs=specs, can_subset=True)(body)
 
 
-def _all_shards(
-    instance: dg.DagsterInstance, checks: DataChecks, name: str, wanted: Collection[str]
+def _over(
+    checks: DataChecks, name: str, shards: Sequence[str], names: Collection[str] | None, pending: int | None
 ) -> Iterator[CheckRun]:
-    """One summed-up outcome per check; what every shard gave is reported as an event of that shard.
-
-    Failed ones come last, since the list of checks shows the newest outcome.
-    """
-    runs = [run for shard in checks.computed_shards(name) for run in checks.run(name, shard, names=wanted)]
-    for run in sorted(runs, key=lambda run: not run.finding.passed):
-        instance.report_runless_asset_event(check_evaluation(run))
+    """One outcome per check, summed up over shards."""
+    runs = [run for shard in shards for run in checks.run(name, shard, names=names, pending=pending)]
     for check in checks_of(checks.graph, name):
-        if check.name in wanted:
+        if names is None or check.name in names:
             yield CheckRun(name, None, check, summed_up([run for run in runs if run.check == check]))
+
+
+def report_checks(
+    instance: dg.DagsterInstance,
+    checks: DataChecks,
+    name: str,
+    changed: Collection[str],
+    fresh: Collection[str],
+) -> None:
+    """Tell Dagster what the checks find in shards that were computed outside it; none for an artifact.
+
+    Dagster 1.13 takes one such outcome per partition and never a second, so it is told for the asset as a
+    whole: over the `changed` shards and those that failed when they were last told, as far as they are
+    `fresh`.
+    """
+    if not fresh:
+        runs = checks.run(name, None)
+    else:
+        shards = sorted((set(changed) | _failed_before(instance, checks, name)) & set(fresh))
+        runs = _over(checks, name, shards, None, pending=0)
+    for run in runs:
+        instance.report_runless_asset_event(check_evaluation(run))
+
+
+def _failed_before(instance: dg.DagsterInstance, checks: DataChecks, name: str) -> set[str]:
+    """Shards that failed a check according to its newest outcome for the asset as a whole."""
+    keys = [dg.AssetCheckKey(dg.AssetKey(name), check.name) for check in checks_of(checks.graph, name)]
+    whole = PartitionKeyFilter(key=None)
+    newest = instance.event_log_storage.get_latest_asset_check_execution_by_key(keys, partition_filter=whole)
+    failed: set[str] = set()
+    for record in newest.values():
+        shards = record.evaluation.metadata.get("failed_shards") if record.evaluation else None
+        if shards is not None and isinstance(shards.value, list):
+            failed.update(map(str, shards.value))
+    return failed
 
 
 def check_spec(check: Check, stage: str, partitions: dg.PartitionsDefinition | None) -> dg.AssetCheckSpec:
@@ -91,7 +122,7 @@ def check_result(run: CheckRun) -> dg.AssetCheckResult:
 
 
 def check_evaluation(run: CheckRun) -> dg.AssetCheckEvaluation:
-    """The outcome of a check that was not run by a step of its own, as an event of its shard."""
+    """The outcome of a check as an event that needs no run."""
     result = check_result(run)
     return dg.AssetCheckEvaluation(
         asset_key=dg.AssetKey(run.stage),

@@ -164,6 +164,9 @@ class _Events:
         """Write what is missing for one asset; its upstream assets must have been reported before."""
         import dagster as dg
 
+        from assets.dagster_checks import report_checks
+
+        changed: list[str | None] = []
         key = dg.AssetKey(name)
         known = self._newest_events(key)
         versions = {partition: tags.get(DATA_VERSION, "") for partition, tags in known.items()}
@@ -186,7 +189,10 @@ class _Events:
             )
             crash_point("after_event")
             self.written += 1
-            self._report_checks(name, partition)
+            changed.append(partition)
+        if self.checks is not None and changed:
+            shards = [shard for shard in results if shard]
+            report_checks(self.instance, self.checks, name, [shard for shard in changed if shard], shards)
         self.versions[name] = versions
 
     def _pointer(self, name: str) -> int | None:
@@ -197,14 +203,6 @@ class _Events:
             newest = self.instance.fetch_materializations(dg.AssetKey(name), limit=1).records
             self.newest[name] = newest[0].storage_id if newest else None
         return self.newest[name]
-
-    def _report_checks(self, name: str, partition: str | None) -> None:
-        """What the checks find in a result just reported; Dagster shows only those that came after it."""
-        from assets.dagster_checks import check_evaluation
-
-        if self.checks is not None:
-            for run in self.checks.run(name, partition, pending=0):
-                self.instance.report_runless_asset_event(check_evaluation(run))
 
     def _newest_events(self, key: AssetKey) -> dict[str | None, dict[str, str]]:
         """Tags of the newest materialisation of every partition (None: of the asset)."""

@@ -8,7 +8,7 @@ from typing import Any
 
 from assets.checks.accounting import rows_accounted
 from assets.checks.artifact_files import artifact_complete
-from assets.checks.findings import Finding, Severity, first_keys, named
+from assets.checks.findings import Finding, Severity, named
 from assets.checks.finite import values_finite
 from assets.checks.plausibility import (
     IRIS_COLUMNS,
@@ -206,7 +206,7 @@ def summed_up(runs: Sequence[CheckRun]) -> Finding:
     """The outcome of one check over many shards: as bad as the worst of them, the failed ones named."""
     failed = [run for run in runs if not run.finding.passed]
     shards = [str(run.shard) for run in failed]
-    figures = {"shards": len(runs), "failed": len(failed), "failed_shards": first_keys(shards)}
+    figures = {"shards": len(runs), "failed": len(failed), "failed_shards": shards}
     if not failed:
         return Finding(True, f"{len(runs)} shards passed", figures)
     severities = {run.finding.severity for run in failed}
