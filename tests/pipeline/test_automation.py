@@ -22,7 +22,7 @@ from typing import Any
 import dagster as dg
 import pytest
 
-from assets.dagster_assets import build_assets
+from assets.dagster_assets import build_assets, register_partitions
 from assets.planner import Planner
 from assets.stage import StageGraph
 from pipeline.automation.discovery import discover, discover_job
@@ -321,6 +321,7 @@ def fail_again(ticks: Ticks, shard: str) -> None:
 )
 def test_what_others_run_is_left_to_them(ticks: Ticks, tags: dict[str, str]) -> None:
     ticks.discovered()
+    register_partitions(ticks.instance, ticks.orchard.lake)
     somebody = ticks.instance.create_run_for_job(
         ticks.definitions.resolve_implicit_global_asset_job_def(),
         tags=tags,
