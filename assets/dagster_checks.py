@@ -1,7 +1,8 @@
 """Dagster's view of a stage's checks: one step per stage, an outcome for every shard that a run made.
 
-A run with a partition checks that shard. One without (*Execute all*, for which the pinned UI cannot choose a
-partition) checks all shards of which something was computed, and sums up.
+A run with a partition checks that shard, one of a backfill those of its range. One without (*Execute all*,
+for which the pinned UI cannot choose a partition) checks all shards of which something was computed, and
+sums up.
 """
 
 import warnings
@@ -36,12 +37,15 @@ def stage_checks(
             shard = context.partition_key
             refuse_unknown_shard(checks.rows(name, shard), shard)
             runs = checks.run(name, shard, names=wanted)
+        elif context.has_partition_key_range:
+            # a backfill names its one partition as a range
+            runs = (run for shard in context.partition_keys for run in checks.run(name, shard, names=wanted))
         else:
             runs = _over(checks, name, checks.computed_shards(name), wanted, pending=None)
         for run in runs:
             say = context.log.info if run.finding.passed else context.log.warning
             say("%s of %s: %s", run.check.name, run.shard or name, run.finding.message)
-            if partitions is None or run.shard:
+            if partitions is None or context.has_partition_key:
                 yield check_result(run)
             else:
                 # a result would be dated by the run's partition, which there is none of, and Dagster raises
