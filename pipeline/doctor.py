@@ -27,8 +27,9 @@ from rich.table import Table
 
 from pipeline.doctor_probes import MARKER, PROBES
 from resources.compute.device import DeviceUnavailable, choose_device
+from resources.weights.errors import WeightError
 from resources.weights.manifest import MANIFEST
-from resources.weights.resolve import WeightError, resolve
+from resources.weights.resolve import resolve
 
 PROJECT = "orchard-faces"
 NEEDED_EXTRAS = ("faces", "gen")
