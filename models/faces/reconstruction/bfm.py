@@ -2,8 +2,8 @@
 
 3DDFA-V3 uses a cut of the Basel Face Model 2009 (Paysan et al.) with the expression basis of Guo et al. It is
 licensed for research to people who register with its owners, so it is never shipped: the user supplies it,
-converted from the published `face_model.npy` to the arrays below (`from_published` names them). Only what
-landmarks need is kept; albedo, triangles and texture coordinates stay behind.
+converted from the published `face_model.npy` without pickle. Only the arrays below are kept, which is what
+landmarks need; albedo, triangles and texture coordinates stay behind.
 
 | array | shape | type | published as |
 |---|---|---|---|
@@ -32,9 +32,6 @@ from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
 from models.faces.reconstruction.coefficients import EXPRESSION_SIZE, IDENTITY_SIZE
-
-PUBLISHED_VERTICES: Final = 35709
-"""Vertices of the model 3DDFA-V3 was trained with."""
 
 PROFILE_LINES: Final = 33
 """Lines of vertices across the cheeks, one for each contour point of the 106 landmarks (its first 33)."""
@@ -153,6 +150,10 @@ class FaceModel:
 def load_face_model(path: str | Path) -> FaceModel:
     """Read a face model from a `.safetensors` or `.npz` file; nothing is ever unpickled.
 
+    The arrays may have our names, or those of the published dictionary with its lists of vertices taken
+    apart (`parallel.0` to `parallel.32`), as `orchard weights` converts it; what is not needed is passed
+    over then.
+
     Raises:
         FileNotFoundError: there is no such file.
         FaceModelError: the file is unreadable, holds pickled objects, or its arrays are no face model.
@@ -166,14 +167,22 @@ def load_face_model(path: str | Path) -> FaceModel:
         raise FaceModelError(
             f"{path} is no readable face model: {error}. A pickled face_model.npy must be converted first"
         ) from error
-    names = {field.name for field in fields(FaceModel)}
-    if arrays.keys() != names:
-        missing, unknown = sorted(names - arrays.keys()), sorted(arrays.keys() - names)
-        raise FaceModelError(f"{path}: missing arrays {missing}, unknown arrays {unknown}")
     try:
+        if "u" in arrays:
+            return FaceModel.from_published(_with_lines(arrays))
+        names = {field.name for field in fields(FaceModel)}
+        if arrays.keys() != names:
+            missing, unknown = sorted(names - arrays.keys()), sorted(arrays.keys() - names)
+            raise FaceModelError(f"missing arrays {missing}, unknown arrays {unknown}")
         return FaceModel(**arrays)
     except FaceModelError as error:
         raise FaceModelError(f"{path}: {error}") from error
+
+
+def _with_lines(arrays: dict[str, Any]) -> dict[str, Any]:
+    """The published dictionary with its profile lines put together again."""
+    lines = [arrays[name] for line in range(PROFILE_LINES) if (name := f"parallel.{line}") in arrays]
+    return arrays | {"parallel": lines} if lines else arrays
 
 
 def _npz(path: Path) -> dict[str, Any]:

@@ -32,7 +32,7 @@ def test_files_hold_the_same_model(face_model: FaceModel, tmp_path: Path) -> Non
     assert_same(load_face_model(tmp_path / "face.npz"), face_model)
 
 
-def test_the_published_layout_is_understood(face_model: FaceModel) -> None:
+def test_the_published_layout_is_understood(face_model: FaceModel, tmp_path: Path) -> None:
     count = face_model.vertex_count
     lines: list[list[int]] = [np.flatnonzero(face_model.profile_line == i).tolist() for i in range(33)]
     lines[3].append(lines[7][0])  # on two lines: the later one has it
@@ -47,6 +47,14 @@ def test_the_published_layout_is_understood(face_model: FaceModel) -> None:
         "tri": np.zeros((9, 3)),
     }
     assert_same(FaceModel.from_published(published), face_model)
+    flat = {name: np.asarray(value) for name, value in published.items() if name != "parallel"}
+    flat |= {f"parallel.{index}": np.array(line, np.int64) for index, line in enumerate(lines)}
+    save_file({name: np.ascontiguousarray(array) for name, array in flat.items()}, tmp_path / "f.safetensors")
+    assert_same(load_face_model(tmp_path / "f.safetensors"), face_model)
+    del flat["parallel.5"]
+    save_file({name: np.ascontiguousarray(array) for name, array in flat.items()}, tmp_path / "f.safetensors")
+    with pytest.raises(FaceModelError, match=r"f\.safetensors: parallel must hold 33 lists"):
+        load_face_model(tmp_path / "f.safetensors")
     for key in ("u", "parallel"):
         with pytest.raises(FaceModelError, match=f"has no {key}"):
             FaceModel.from_published({name: value for name, value in published.items() if name != key})
