@@ -95,7 +95,7 @@ def _convert_state_dict(source: Path, target: Path, how: Conversion) -> None:
         for prefix in how.strip:
             short = short.removeprefix(prefix)
         if short.startswith(how.keep):
-            tensors[short.removeprefix(how.keep)] = value.detach().clone().contiguous()
+            tensors[short] = value.detach().clone().contiguous()
     if not tensors:
         raise Refused("it holds no tensor" + (f" whose name begins with {how.keep!r}" if how.keep else ""))
     save_file(tensors, target)

@@ -30,7 +30,7 @@ class Conversion(BaseModel):
         default=(), description="Keys that lead to the state dict within the file, outermost first."
     )
     strip: tuple[str, ...] = Field(default=(), description="Prefixes that are taken off the tensors' names.")
-    keep: str = Field(default="", description="Only names with this prefix are kept; it is taken off too.")
+    keep: str = Field(default="", description="Only tensors whose names have this prefix are kept.")
     way_out: str = Field(default="", description="What to do when the file holds a whole module.")
 
 
@@ -47,6 +47,9 @@ class Entry(BaseModel):
     trained_on: str = Field(description="Data the weights were trained on, as far as is known.")
     note: str = Field(default="", description="What a user should know besides.")
     table: str = Field(default="", description="Name of the table of tensor names and shapes, see `tables`.")
+    ignored: tuple[str, ...] = Field(
+        default=(), description="Patterns of tensors in the file that are in no table, as for `fnmatch`."
+    )
 
     @property
     def asks(self) -> bool:

@@ -96,6 +96,7 @@ ANNOTATION: tuple[WeightEntry, ...] = (
         trained_on="CelebAMask-HQ faces with synthetic occluders (non-commercial photographs)",
         note="DeepLabV3+ R101; stands in for APPLE's deeplabv3_iter_27600.pth, which was never published.",
         table="visible_face",
+        ignored=("auxiliary_head.*",),
     ),
     HubFolderWeight(
         role="clip_vit_l14",
@@ -106,6 +107,7 @@ ANNOTATION: tuple[WeightEntry, ...] = (
         trained_on="about 400 million pairs of pictures and texts from the web",
         note="Its model card advises against deployed use without testing for the purpose.",
         table="clip_vit_l14",
+        ignored=("text_model.*", "text_projection.*", "logit_scale", "*.position_ids"),
     ),
     _aesthetic_head(
         "aesthetic_head",
@@ -134,6 +136,7 @@ ANNOTATION: tuple[WeightEntry, ...] = (
         trained_on="2 billion pairs of pictures and texts from the web",
         note="Only its picture tower is kept.",
         table="eva_clip",
+        ignored=("*.freqs_cos", "*.freqs_sin"),
     ),
     HubWeight(
         role="pulid_flux",

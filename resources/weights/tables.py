@@ -7,6 +7,7 @@ holds both equal. Reading them and a file's header needs no torch.
 from __future__ import annotations
 
 import json
+from fnmatch import fnmatch
 from functools import cache
 from importlib import resources
 from pathlib import Path
@@ -64,6 +65,11 @@ def check_table(entry: WeightEntry, path: Path) -> int:
     except ValueError as error:
         raise WeightError(entry.role, str(error), remedy) from error
     wanted = read_table(entry.table)
+    found = {
+        name: shape
+        for name, shape in found.items()
+        if name in wanted or not any(fnmatch(name, pattern) for pattern in entry.ignored)
+    }
     missing = [name for name in wanted if name not in found and not name.endswith(OPTIONAL)]
     unknown = [name for name in found if name not in wanted]
     misshapen = [name for name in wanted if name in found and found[name] != wanted[name]]

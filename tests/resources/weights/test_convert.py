@@ -48,7 +48,7 @@ def test_a_state_dict_comes_through_with_its_names_put_right(tmp_path: Path) -> 
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["net.safetensors"]
     kept = Conversion(inside=("net", "state"), keep="module.a.")
     assert convert_file(tmp_path / "net.pth", tmp_path / "kept", kept) == 0
-    assert list(load_file(tmp_path / "kept")) == ["weight"]
+    assert list(load_file(tmp_path / "kept")) == ["module.a.weight"]
 
 
 def test_files_of_the_old_torch_format_are_read_too(tmp_path: Path) -> None:
