@@ -67,12 +67,14 @@ def find_pack(folder: str | Path) -> Path:
     """The folder that holds the two files: `folder` itself, or the pack inside it.
 
     The published archive unpacks to `antelopev2/antelopev2/`, and insightface keeps packs under `models/`;
-    all three layouts are accepted.
+    all these layouts are accepted. A path of one of the two files stands for its folder.
 
     Raises:
         FileNotFoundError: the files are in none of them; the message names what was looked for and where.
     """
     folder = Path(folder)
+    if folder.name in (DETECTOR_FILE, EMBEDDER_FILE):
+        folder = folder.parent
     candidates = [folder, folder / PACK_NAME, folder / "models" / PACK_NAME]
     candidates.append(candidates[-1] / PACK_NAME)
     for candidate in candidates:

@@ -10,9 +10,6 @@ from pathlib import Path
 
 from resources.weights.entries import Conversion, HubFolderWeight, HubWeight, LocalWeight, WeightEntry
 
-_INSIGHTFACE = "InsightFace model licence (non-commercial research)"
-_INSIGHTFACE_URL = "https://github.com/deepinsight/insightface#license"
-_ANTELOPE = "DIAMONIK7777/antelopev2"
 _RECONSTRUCTION = "Zidu-Wang/3DDFA-V3"
 _RECONSTRUCTION_DATA = "web photographs of faces, as far as the paper says; derived from BFM-2009"
 _UNSTATED = "none stated"
@@ -149,24 +146,15 @@ ANNOTATION: tuple[WeightEntry, ...] = (
         note="The identity encoder and the 20 cross-attentions; 312 tensors.",
         table="pulid_flux",
     ),
-    HubWeight(
-        role="antelopev2_detection",
-        repository=_ANTELOPE,
-        file="scrfd_10g_bnkps.onnx",
-        licence=_INSIGHTFACE,
-        licence_url=_INSIGHTFACE_URL,
+    HubFolderWeight(
+        role="antelopev2",
+        repository="DIAMONIK7777/antelopev2",
+        files=("scrfd_10g_bnkps.onnx", "glintr100.onnx"),
+        licence="InsightFace model licence (non-commercial research)",
+        licence_url="https://github.com/deepinsight/insightface#license",
         commercial_ok=False,
-        trained_on="WIDER FACE, photographs collected from the web for research",
-    ),
-    HubWeight(
-        role="antelopev2_recognition",
-        repository=_ANTELOPE,
-        file="glintr100.onnx",
-        licence=_INSIGHTFACE,
-        licence_url=_INSIGHTFACE_URL,
-        commercial_ok=False,
-        trained_on="Glint360K, web photographs of 360,000 people",
-        note="Embeddings that identify people are personal data in many places.",
+        trained_on="WIDER FACE (detector); Glint360K, web photographs of 360,000 people (embedder)",
+        note="Two of the pack's five networks. Embeddings that identify people are personal data in many places.",
     ),
     LocalWeight(
         role="sface",

@@ -123,15 +123,16 @@ def test_full_size_has_the_published_tensors() -> None:
     assert count == 304_432_832
     # With the text tower, in half precision, this is the published file up to its rotary tables and names.
     assert 0 < PUBLISHED_BYTES - 2 * (count + TEXT_TOWER_PARAMETERS) < 300_000
-    features = tower(torch.empty(2, 3, 336, 336, device="meta"))
-    assert features.embedding_BE.shape == (2, 768)
-    assert [tuple(state.shape) for state in features.hidden] == [(2, 577, 1024)] * 5
+    assert tower.config.tokens == 577
+    assert tower.config.hidden_after == (4, 8, 12, 16, 20)
 
 
 def test_equals_the_straight_line() -> None:
     tower = random_tower(0)
     pictures = torch.randn(3, 3, 56, 56)
     features = tower(pictures)
+    assert features.embedding_BE.shape == (3, 24)
+    assert [tuple(state.shape) for state in features.hidden] == [(3, 17, 64)] * 3
     for row, picture in enumerate(pictures):
         embedding, hidden = straight_line(tower.state_dict(), picture)
         scale = embedding.abs().max()

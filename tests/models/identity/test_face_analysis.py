@@ -103,11 +103,21 @@ def test_chips_in_a_batch_equal_chips_alone(
         analysis.embed_chips(chips[:, :100])
 
 
-def test_every_known_folder_layout_is_found(antelope_folder: Path, tmp_path: Path) -> None:
+def test_every_known_folder_layout_is_found(
+    antelope_folder: Path, tmp_path: Path, group_photo: np.ndarray
+) -> None:
     for number, inner in enumerate(("", "antelopev2", "models/antelopev2", "models/antelopev2/antelopev2")):
         folder = tmp_path / str(number)
         shutil.copytree(antelope_folder, folder / inner)
         assert find_pack(folder) == (folder / inner).resolve()
+    # As in a hub's cache: links by their names to files that are called by their digest.
+    linked = tmp_path / "snapshot"
+    linked.mkdir()
+    for name in ("scrfd_10g_bnkps.onnx", "glintr100.onnx"):
+        shutil.copy(antelope_folder / name, tmp_path / f"blob_{len(name)}")
+        (linked / name).symlink_to(tmp_path / f"blob_{len(name)}")
+    assert find_pack(linked / "glintr100.onnx") == linked.resolve()
+    assert LocalFaceAnalysis(linked / "glintr100.onnx", threads=1).analyse(group_photo)
 
 
 def test_missing_files_are_an_error_and_never_a_download(
