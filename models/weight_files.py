@@ -90,7 +90,7 @@ def _compare(network: nn.Module, found: dict[str, tuple[int, ...]], path: Path) 
         f"{len(names)} {what}: {_some(names)}"
         for what, names in (
             ("missing", missing),
-            
+            ("unknown", unexpected),
             ("of another shape", misshapen),
         )
         if names

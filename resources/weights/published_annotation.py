@@ -154,7 +154,7 @@ ANNOTATION: tuple[WeightEntry, ...] = (
         licence_url="https://github.com/deepinsight/insightface#license",
         commercial_ok=False,
         trained_on="WIDER FACE (detector); Glint360K, web photographs of 360,000 people (embedder)",
-        note="Two of the pack's five networks. Embeddings that identify people are personal data in many places.",
+        note="Two of the pack's five networks. Embeddings that identify people are personal data.",
     ),
     LocalWeight(
         role="sface",
