@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import io
 import json
-from pathlib import Path
 
 from resources.lake.lake import Artifact, Lake
 
 
 def read_losses(lake: Lake, artifact: Artifact) -> list[float]:
     """Total loss of every training step of a checkpoint, in order."""
-    path = Path(lake.uri) / str(artifact.metadata["losses"])
+    path = lake.fetch(str(artifact.metadata["losses"]))
     return [json.loads(line)["total"] for line in path.read_text(encoding="utf-8").splitlines()]
 
 

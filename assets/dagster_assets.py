@@ -1,21 +1,23 @@
-"""Dagster's view of a stage: one asset per stage, its data version, metadata, preview and row accounting.
+"""Dagster's view of a stage: one asset per stage, its data version, metadata, preview and checks.
 
 An asset's body is the shared runner behind a guard: when nothing is stale in the lake, nothing is computed
-and the old data version is emitted again, however the run was launched.
+and the old data version is emitted again, however the run was launched. Row accounting is a part of that
+body; the other checks are a step of their own behind it, so that people can run them again alone.
 """
 
 import base64
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, cast
 
 import dagster as dg
 
 from assets.artifacts import ArtifactResult, run_artifact
+from assets.checks.catalogue import ACCOUNTING, ROWS_ACCOUNTED, DataChecks
+from assets.dagster_checks import check_result, check_spec, refuse_unknown_shard, stage_checks
 from assets.previews import stage_preview
 from assets.runner import ShardResult, run_shard
 from assets.stage import ArtifactStage, RowStage, Stage, StageGraph
-from resources.lake.errors import LakeError
 from resources.lake.failpoints import crash_point
 from resources.lake.ingest import refresh_shard
 from resources.lake.lake import Lake
@@ -23,7 +25,6 @@ from resources.lake.resource import LakeResource
 from resources.lake.schema import FACES_STAGE
 from resources.lake.state import ingest_account
 
-ACCOUNTING_CHECK = "rows_accounted"
 GPU_POOL = "gpu"
 GROUPS = {"faces": "annotation", "triplets": "training", "swaps": "swapping"}
 
@@ -46,16 +47,20 @@ def build_assets(graph: StageGraph) -> list[dg.AssetsDefinition]:
     return assets
 
 
+def build_checks(graph: StageGraph) -> list[dg.AssetChecksDefinition]:
+    """The checks of every stage but row accounting: one step per stage, of which any can be run alone."""
+    found = [stage_checks(graph, FACES_STAGE, SHARDS["faces"])]
+    for stage in graph.stages:
+        partitions = SHARDS[stage.table] if isinstance(stage, RowStage) else None
+        found.append(stage_checks(graph, stage.name, partitions))
+    return found
+
+
 def _options(stage_name: str, table: str | None) -> dict[str, Any]:
-    check = dg.AssetCheckSpec(
-        ACCOUNTING_CHECK,
-        asset=stage_name,
-        blocking=True,
-        description="Every row is exactly one of ok, quarantined and pending, and none is pending.",
-    )
-    options: dict[str, Any] = {"name": stage_name, "check_specs": [check]}
+    options: dict[str, Any] = {"name": stage_name}
     if table is not None:
         options |= {
+            "check_specs": [check_spec(ACCOUNTING, stage_name, SHARDS[table])],
             "partitions_def": SHARDS[table],
             "backfill_policy": dg.BackfillPolicy.multi_run(1),
             "group_name": GROUPS[table],
@@ -80,10 +85,9 @@ def _faces_asset() -> dg.AssetsDefinition:
         for image_id in report.removed:
             context.log.warning("the source file of %s is gone; its row is kept", image_id)
         result = ingest_account(opened, context.partition_key)
-        _refuse_unknown_shard(result.rows, context.partition_key)
+        refuse_unknown_shard(result.rows, context.partition_key)
         yield from _reported(
             version=result.digest,
-            passed=result.ok + result.quarantined == result.rows,
             metadata={
                 "rows": result.rows,
                 "ok": result.ok,
@@ -93,6 +97,7 @@ def _faces_asset() -> dg.AssetsDefinition:
                 "reasons": dict(result.reasons),
             },
             preview=stage_preview(opened, None, FACES_STAGE, context.partition_key),
+            checks=_accounted(opened, StageGraph(()), FACES_STAGE, context.partition_key, 0),
         )
 
     return _asset(
@@ -116,13 +121,13 @@ def _row_asset(graph: StageGraph, stage: RowStage) -> dg.AssetsDefinition:
             device=lake.device,
             report=context.log.info,
         )
-        _refuse_unknown_shard(result.rows, context.partition_key)
+        refuse_unknown_shard(result.rows, context.partition_key)
         preview = stage_preview(opened, graph, stage.name, context.partition_key)
         yield from _reported(
             version=result.digest,
-            passed=result.accounts() and result.pending == 0,
             metadata=row_metadata(result),
             preview=preview,
+            checks=_accounted(opened, graph, stage.name, context.partition_key, result.pending),
         )
 
     return _asset(
@@ -144,7 +149,6 @@ def _artifact_asset(graph: StageGraph, stage: ArtifactStage) -> dg.AssetsDefinit
         preview = stage.preview(opened, result.artifact) if stage.preview else None
         yield from _reported(
             version=result.artifact.digest.hex(),
-            passed=True,
             metadata=artifact_metadata(result),
             preview=preview,
         )
@@ -166,15 +170,6 @@ def _prepared(lake: LakeResource, graph: StageGraph) -> Lake:
     return opened
 
 
-def _refuse_unknown_shard(rows: int, shard: str) -> None:
-    """The UI lets people add partitions by hand; only the lake makes shards."""
-    if rows == 0:
-        raise LakeError(
-            f"the lake has no shard {shard}; shards come from `orchard ingest` and from releases, and the "
-            "sensor `lake_partitions` registers them"
-        )
-
-
 def upstream_assets(graph: StageGraph, stage: Stage) -> list[str]:
     """Upstream assets that Dagster should know of.
 
@@ -192,30 +187,36 @@ def upstream_assets(graph: StageGraph, stage: Stage) -> list[str]:
     return list(dict.fromkeys(names))
 
 
+def _accounted(
+    lake: Lake, graph: StageGraph, stage: str, shard: str, pending: int
+) -> list[dg.AssetCheckResult]:
+    runs = DataChecks(lake, graph).run(stage, shard, names=[ROWS_ACCOUNTED], pending=pending)
+    return [check_result(run) for run in runs]
+
+
 def _reported(
-    version: str, passed: bool, metadata: Mapping[str, Any], preview: bytes | None
+    version: str,
+    metadata: Mapping[str, Any],
+    preview: bytes | None,
+    checks: Sequence[dg.AssetCheckResult] = (),
 ) -> Iterator[dg.MaterializeResult]:
     """The result as an event; Dagster comes back for more when it has stored it."""
     crash_point("before_event")
-    yield _materialisation(version, passed, metadata, preview)
+    yield _materialisation(version, metadata, preview, checks)
     crash_point("after_event")
 
 
 def _materialisation(
-    version: str, passed: bool, metadata: Mapping[str, Any], preview: bytes | None
+    version: str,
+    metadata: Mapping[str, Any],
+    preview: bytes | None,
+    checks: Sequence[dg.AssetCheckResult],
 ) -> dg.MaterializeResult:
     shown: dict[str, Any] = dict(metadata)
     if preview is not None:
         picture = base64.b64encode(preview).decode()
         shown["preview"] = dg.MetadataValue.md(f"![preview](data:image/png;base64,{picture})")
-    check = dg.AssetCheckResult(
-        check_name=ACCOUNTING_CHECK,
-        passed=passed,
-        metadata={
-            name: metadata[name] for name in ("rows", "ok", "quarantined", "pending") if name in metadata
-        },
-    )
-    return dg.MaterializeResult(data_version=dg.DataVersion(version), metadata=shown, check_results=[check])
+    return dg.MaterializeResult(data_version=dg.DataVersion(version), metadata=shown, check_results=checks)
 
 
 def row_metadata(result: ShardResult) -> dict[str, Any]:

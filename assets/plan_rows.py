@@ -16,7 +16,7 @@ import pyarrow as pa
 
 from resources.lake.arrow import compute as pc
 from resources.lake.arrow import one_piece
-from resources.lake.digest import key_ordered_digest
+from resources.lake.digest import key_ordered_digest, key_ordered_shard_digest
 from resources.lake.schema import DIGEST_BYTES, STATE_TYPE, Status, state_column
 from resources.lake.table import ROW_ADDRESS, ROW_ID, Snapshot
 
@@ -130,24 +130,47 @@ class TablePlan:
 
     def shard_digests(self, stage: str) -> dict[str, str]:
         """Data version of every shard: digest over its rows' digests."""
-        order = self._key_order[np.argsort(self.shard_codes[self._key_order], kind="stable")]
-        codes = self.shard_codes[order]
-        starts = np.searchsorted(codes, np.arange(len(self.shard_names) + 1)).tolist()
-        places = pa.array(order)
-        keys, digests = self.key_values.take(places), self._digests(stage).take(places)
-        found: dict[str, str] = {}
-        for name, start, stop in zip(self.shard_names, starts, starts[1:], strict=False):
-            size = stop - start
-            found[name] = key_ordered_digest(keys.slice(start, size), digests.slice(start, size))
-        return found
+        digests = self._digests(stage).cast(pa.binary())
+        if self._shard_order is not None:
+            digests = digests.take(self._shard_order)
+        return {
+            name: key_ordered_shard_digest(keys, digests.slice(start, len(keys)))
+            for name, (start, keys) in self._shard_keys.items()
+        }
 
     def digest(self, stage: str) -> bytes:
         """Digest over all rows of one stage: what an artifact made of all of them is made from."""
-        keys, digests = self.key_values, self._digests(stage)
-        if not self._in_key_order:
-            places = pa.array(self._key_order)
-            keys, digests = keys.take(places), digests.take(places)
-        return bytes.fromhex(key_ordered_digest(keys, digests))
+        if stage not in self._whole_digests:
+            keys, digests = self.key_values, self._digests(stage)
+            if not self._in_key_order:
+                places = pa.array(self._key_order)
+                keys, digests = keys.take(places), digests.take(places)
+            self._whole_digests[stage] = key_ordered_digest(keys, digests)
+        return self._whole_digests[stage]
+
+    @cached_property
+    def _whole_digests(self) -> dict[str, bytes]:
+        """Digests over all rows that were asked for already."""
+        return {}
+
+    @cached_property
+    def _shard_order(self) -> pa.Array | None:
+        """Positions by shard and, within one, by key; None when the rows are stored like that."""
+        order = self._key_order[np.argsort(self.shard_codes[self._key_order], kind="stable")]
+        return None if bool((order == np.arange(len(self))).all()) else pa.array(order)
+
+    @cached_property
+    def _shard_keys(self) -> dict[str, tuple[int, pa.Array]]:
+        """Where every shard starts in that order, and its keys."""
+        keys = self.key_values.cast(pa.binary())
+        if self._shard_order is not None:
+            keys = keys.take(self._shard_order)
+        counts = np.bincount(self.shard_codes, minlength=len(self.shard_names)).tolist()
+        starts = np.cumsum([0, *counts]).tolist()
+        return {
+            name: (start, keys.slice(start, count))
+            for name, start, count in zip(self.shard_names, starts, counts, strict=False)
+        }
 
     def _digests(self, stage: str) -> pa.Array:
         return whole(self.stages[stage].digest, pa.binary(DIGEST_BYTES))

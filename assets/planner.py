@@ -97,7 +97,9 @@ class StagePlan:
 class Planner:
     """Plans over one pinned state of a lake.
 
-    `forced` stages count all their rows as stale, `retried` stages the quarantined rows that are named.
+    `forced` stages count all their rows as stale, `retried` stages the quarantined rows that are named. A
+    table that is still at the version that an `earlier` planner of the same lake and graph read is not read
+    again: planning one shard of pairs after another reads the photographs once.
     """
 
     def __init__(
@@ -106,18 +108,37 @@ class Planner:
         graph: StageGraph,
         forced: Collection[str] = (),
         retried: Mapping[str, Retry] | None = None,
+        earlier: Planner | None = None,
     ) -> None:
         self.lake, self.graph, self.forced = lake, graph, frozenset(forced)
         self.retried = dict(retried or {})
         self._snapshots: dict[str, Snapshot] = {}
         self._tables: dict[tuple[str, str | None], TablePlan] = {}
         self._artifacts: dict[str, ArtifactPlan] = {}
+        for name, table in ({} if earlier is None else earlier._reusable()).items():
+            if self._is_plain(name) and self.snapshot(name).version == table.snapshot.version:
+                self._tables[name, None] = table
 
     def snapshot(self, table: str) -> Snapshot:
         """The table's version that this plan is about."""
         if table not in self._snapshots:
             self._snapshots[table] = self.lake.table(table).snapshot()
         return self._snapshots[table]
+
+    def _reusable(self) -> dict[str, TablePlan]:
+        """Whole tables that were read and whose plan follows from their own rows alone."""
+        return {
+            name: table for (name, shard), table in self._tables.items() if not shard and self._is_plain(name)
+        }
+
+    def _is_plain(self, table: str) -> bool:
+        """Whether a table's plan depends on nothing but its rows: no other table, no artifact, no wish."""
+        stages = self.graph.row_stages(table)
+        wished = self.forced.union(self.retried).intersection(stage.name for stage in stages)
+        known = {FACES_STAGE, *(stage.name for stage in stages)}
+        return not wished and all(
+            item.via is None and item.stage in known for stage in stages for item in stage.inputs
+        )
 
     def table(self, name: str, shard: str | None = None) -> TablePlan:
         """Plan of all row stages of a table, or of one of its shards."""

@@ -7,7 +7,6 @@ tag and a digest. Policy is applied here once: only rows with a consent that all
 from __future__ import annotations
 
 from collections import Counter
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -215,13 +214,13 @@ def _write_rows(lake: Lake, rows: list[tuple[str, str, str]]) -> str:
     pq.write_table(table, temporary)
     crash_point("mid_release")
     temporary.replace(path)
-    return f"releases/{name}"
+    return lake.publish(path)
 
 
 def released_rows(lake: Lake, release: Artifact, use: str) -> tuple[list[str], np.ndarray]:
     """Image ids and people of a release's rows for one use ("train" or "held_out"), in stable order."""
     if release.location is None:
         raise LakeError("the release has no list of rows; run `orchard run release --force`")
-    table = pq.read_table(Path(lake.uri) / release.location)
+    table = pq.read_table(lake.fetch(release.location))
     rows = [row for row in table.to_pylist() if row["use"] == use]
     return [row["image_id"] for row in rows], np.array([row["identity"] for row in rows])

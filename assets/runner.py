@@ -78,11 +78,13 @@ def run_shard(
     retry: Retry | None = None,
     report: Callable[[str], None] = print,
     on_rows: Callable[[int], None] = lambda count: None,
+    earlier: Planner | None = None,
 ) -> ShardResult:
     """Compute the stale rows of one shard of one stage; nothing stale means nothing computed.
 
     `force` computes every row once, `retry` the named quarantined rows besides the stale ones. `report`
-    receives sentences for people, `on_rows` the number of rows just computed.
+    receives sentences for people, `on_rows` the number of rows just computed. What an `earlier` planner read
+    of tables that have not changed since is not read again.
 
     Raises StageFault when the code, not a row, is at fault, and LakeError when the lake is.
     """
@@ -91,7 +93,8 @@ def run_shard(
     forced_left: set[int] | None = None
     while True:
         retried = {stage.name: retry} if retry else {}
-        planner = Planner(lake, graph, forced=[stage.name] if force else [], retried=retried)
+        forced = [stage.name] if force else []
+        planner = earlier = Planner(lake, graph, forced, retried, earlier)
         table = planner.table(stage.table, shard)
         rows = table.stages[stage.name]
         ready = rows.ready
@@ -103,11 +106,11 @@ def run_shard(
         if not len(positions):
             break
         done = _compute(planner, stage, table, rows, positions, device, report, on_rows)
-        _commit(lake, graph, stage, shard, done, force)
+        _commit(planner, stage, shard, done)
         result.computed += len(done)
         if forced_left is not None:
             forced_left -= done.keys()
-    _account(Planner(lake, graph), stage, shard, result)
+    _account(Planner(lake, graph, earlier=earlier), stage, shard, result)
     result.seconds = time.monotonic() - started
     if result.pending:
         report(f"{stage.name} {shard}: {result.pending} rows wait for an upstream stage; run that first")
@@ -187,12 +190,10 @@ def _compute(
     return done
 
 
-def _commit(
-    lake: Lake, graph: StageGraph, stage: RowStage, shard: str, done: Mapping[int, _Computed], force: bool
-) -> None:
+def _commit(planned: Planner, stage: RowStage, shard: str, done: Mapping[int, _Computed]) -> None:
     """Write computed rows at the newest version; rows whose inputs changed meanwhile are left stale."""
     for attempt in range(COMMIT_ATTEMPTS):
-        planner = Planner(lake, graph, forced=[stage.name] if force else [])
+        planner = Planner(planned.lake, planned.graph, earlier=planned)
         table = planner.table(stage.table, shard)
         expected = table.stages[stage.name].expected
         fragments, offsets = split_addresses(pa.array(table.addresses))

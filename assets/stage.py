@@ -17,6 +17,7 @@ import numpy as np
 import pyarrow as pa
 from pydantic import BaseModel, ConfigDict
 
+from assets.checks.limits import DEFAULT_LIMITS, CheckLimits
 from resources.lake.digest import recipe_prefix
 from resources.lake.lake import Artifact, Lake
 from resources.lake.schema import Column, state_field
@@ -162,9 +163,10 @@ class ArtifactStage(Stage):
 
 @dataclass(frozen=True)
 class StageGraph:
-    """All stages of one profile, upstream before downstream."""
+    """All stages of one profile, upstream before downstream, and the limits of their checks."""
 
     stages: tuple[Stage, ...]
+    limits: CheckLimits = DEFAULT_LIMITS
 
     def __post_init__(self) -> None:
         known = {"faces"}

@@ -15,6 +15,7 @@ from assets.stage import StageConfig, StageContext
 from models.swap.config import TrainingRecipe
 from resources.lake.failpoints import crash_point
 from resources.lake.lake import Artifact, Lake
+from resources.lake.remote import is_whole
 
 if TYPE_CHECKING:  # torch loads seconds later, when something is trained
     from torch import Tensor
@@ -23,6 +24,7 @@ if TYPE_CHECKING:  # torch loads seconds later, when something is trained
     from models.swap.data import TrainingData
 
 LOSSES_FILE = "losses.jsonl"
+STATES = "resume"
 REMOVED_PREFIX = ".removed-"
 REPORT_SECONDS = 5.0
 
@@ -49,7 +51,8 @@ def train_checkpoint(
     """Train adapters and register them as a checkpoint.
 
     Training states live under `training/<stage>-<fingerprint>` in the lake, so that a killed run with the
-    same inputs goes on from its last interval, until `keep_losses_only` removes them.
+    same inputs goes on from its last interval, until `keep_losses_only` removes them; on an object store
+    another machine may do so too.
     """
     from models.swap.checkpoint import CheckpointManifest, save_checkpoint
     from models.swap.training import train
@@ -66,8 +69,11 @@ def train_checkpoint(
         if time.monotonic() - last_report > REPORT_SECONDS or step == config.recipe.steps:
             last_report = time.monotonic()
             context.report(f"{stage}: step {step}/{config.recipe.steps}, loss {losses.total:.4f}")
+        if not context.lake.is_local and step % config.recipe.checkpoint_interval == 0:
+            _publish_state(context.lake, run)
         crash_point("mid_training")
 
+    _fetch_state(context.lake, run)
     digests = {name: parent.digest.hex() for name, parent in parents.items()}
     result = train(
         base.model,
@@ -98,14 +104,14 @@ def train_checkpoint(
         fingerprint=fingerprint,
         digest=digest,
         code_version=code_version,
-        location=str(folder.relative_to(context.lake.uri)),
+        location=context.lake.publish(folder),
         metadata={
             "steps": config.recipe.steps,
             "samples": config.recipe.steps * config.recipe.batch_size,
             "first_loss": round(sum(item.total for item in result.losses[:window]) / window, 4),
             "last_loss": round(sum(item.total for item in result.losses[-window:]) / window, 4),
             "training_seconds": round(time.monotonic() - started, 1),
-            "losses": str((run / LOSSES_FILE).relative_to(context.lake.uri)),
+            "losses": context.lake.publish(run / LOSSES_FILE),
             "parents": digests,
             "model_id": folder.name,
         },
@@ -123,7 +129,10 @@ def keep_losses_only(lake: Lake, artifact: Artifact) -> None:
 
     They are renamed before they are removed: a forced run must never resume from half of them.
     """
-    run = (Path(lake.uri) / artifact.metadata["losses"]).parent
+    location = artifact.metadata["losses"].rpartition("/")[0]
+    if not lake.is_local:
+        lake.storage.remove(f"{location}/{STATES}")
+    run = lake.working_root / location
     for path in [item for item in run.iterdir() if item.name != LOSSES_FILE]:
         doomed = path
         if not path.name.startswith(REMOVED_PREFIX):
@@ -132,6 +141,31 @@ def keep_losses_only(lake: Lake, artifact: Artifact) -> None:
 
 
 def checkpoint_folder(lake: Lake, artifact: Artifact) -> Path:
-    """Folder of a checkpoint artifact."""
+    """Folder of a checkpoint artifact on this machine."""
     assert artifact.location is not None  # checkpoints always have one
-    return Path(lake.uri) / artifact.location
+    return lake.fetch(artifact.location)
+
+
+def _publish_state(lake: Lake, run: Path) -> None:
+    """Put the newest training state into an object store, then remove the one before.
+
+    The losses go first: a state without the losses of its steps could not be resumed.
+    """
+    newest = max((run / STATES).iterdir())
+    earlier = lake.storage.children((run / STATES).relative_to(lake.working_root).as_posix())
+    lake.publish(run / LOSSES_FILE)
+    kept = lake.publish(newest)
+    for location in earlier:
+        if location != kept:
+            lake.storage.remove(location)
+
+
+def _fetch_state(lake: Lake, run: Path) -> None:
+    """Bring the newest whole state of this run from an object store, where this machine has none."""
+    if lake.is_local or any(run.glob(f"{STATES}/step_*")):
+        return
+    location = run.relative_to(lake.working_root).as_posix()
+    states = [item for item in lake.storage.children(f"{location}/{STATES}") if is_whole(lake.storage, item)]
+    if states:
+        lake.fetch(f"{location}/{LOSSES_FILE}")
+        lake.fetch(max(states))

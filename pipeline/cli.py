@@ -7,6 +7,7 @@ import sys
 import typer
 
 from assets.batches import StageFault
+from pipeline.commands.check import check_command
 from pipeline.commands.demo import demo_command
 from pipeline.commands.doctor import doctor_command
 from pipeline.commands.forget import forget_command
@@ -40,6 +41,7 @@ app.command("ingest")(ingest_command)
 app.command("plan")(plan_command)
 app.command("status")(status_command)
 app.command("run")(run_command)
+app.command("check")(check_command)
 app.command("swap")(swap_command)
 app.command("report")(report_command)
 app.command("forget")(forget_command)

@@ -15,8 +15,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from assets.stage import RowStage, Stage, StageGraph
 from pipeline.options import default_home, project_root
+from resources.lake.failpoints import crash_point
 from resources.lake.ingest import INGEST_CODE_VERSION
 from resources.lake.lake import Lake
 from resources.lake.schema import FACES_STAGE
@@ -24,6 +27,7 @@ from resources.lake.schema import FACES_STAGE
 if TYPE_CHECKING:  # importing Dagster costs a second that `orchard plan` should not pay
     from dagster import AssetKey, DagsterInstance
 
+    from assets.checks.catalogue import DataChecks
     from assets.planner import Planner
 
 CONFIG_NAME = "dagster.yaml"
@@ -79,21 +83,26 @@ def sync_instance(lake: Lake, graph: StageGraph | None = None) -> bool:
         from assets.dagster_assets import register_partitions
 
         register_partitions(instance, lake)
-        report_versions(instance, lake, graph or StageGraph(()))
+        report_versions(instance, lake, graph or StageGraph(()), checked=True)
     return True
 
 
-def report_versions(instance: DagsterInstance, lake: Lake, graph: StageGraph) -> int:
+def report_versions(
+    instance: DagsterInstance, lake: Lake, graph: StageGraph, *, checked: bool = False
+) -> int:
     """Report every fresh shard and artifact of which Dagster's newest event tells something else.
+
+    `checked` runs the checks of each of them as well, and reports what they found.
 
     Returns the number of events written. A result that came out the same from changed inputs is reported
     too: Dagster would otherwise call it stale for inputs that it no longer depends on.
     """
+    from assets.checks.catalogue import DataChecks
     from assets.dagster_assets import upstream_assets
     from assets.planner import Planner
 
     planner = Planner(lake, graph)
-    events = _Events(instance)
+    events = _Events(instance, DataChecks(lake, graph) if checked else None)
     events.report(FACES_STAGE, INGEST_CODE_VERSION, [], _shard_results(planner, "faces", FACES_STAGE))
     for stage in graph.stages:
         if isinstance(stage, RowStage):
@@ -116,18 +125,17 @@ def _shard_results(planner: Planner, table_name: str, stage: str) -> dict[str | 
     """Every shard without stale rows."""
     table = planner.table(table_name)
     rows = table.stages[stage]
-    unfinished = set(table.shards[rows.stale].tolist())
-    results: dict[str | None, Result] = {}
-    for shard, digest in sorted(table.shard_digests(stage).items()):
-        if shard not in unfinished:
-            here = table.shards == shard
-            counts = {
-                "rows": here.sum(),
-                "ok": rows.ok[here].sum(),
-                "quarantined": rows.quarantined[here].sum(),
-            }
-            results[shard] = Result(digest, {name: int(count) for name, count in counts.items()})
-    return results
+    unfinished = table.shard_counts(rows.stale)
+    counts = {
+        "rows": table.shard_counts(np.ones(len(table), dtype=bool)),
+        "ok": table.shard_counts(rows.ok),
+        "quarantined": table.shard_counts(rows.quarantined),
+    }
+    return {
+        shard: Result(digest, {name: found.get(shard, 0) for name, found in counts.items()})
+        for shard, digest in sorted(table.shard_digests(stage).items())
+        if shard not in unfinished
+    }
 
 
 def _artifact_result(planner: Planner, stage: Stage) -> dict[str | None, Result]:
@@ -144,8 +152,8 @@ class _Events:
     of each input that it could have seen (Dagster compares what came after that one with what came before).
     """
 
-    def __init__(self, instance: DagsterInstance) -> None:
-        self.instance = instance
+    def __init__(self, instance: DagsterInstance, checks: DataChecks | None) -> None:
+        self.instance, self.checks = instance, checks
         self.versions: dict[str, dict[str | None, str]] = {}
         self.newest: dict[str, int | None] = {}
         self.written = 0
@@ -165,7 +173,8 @@ class _Events:
             versions[partition] = result.version
             if tags.items() <= known.get(partition, {}).items():
                 continue
-            pointers = {f"{INPUT_POINTER}/{item}": str(self.newest[item] or "NULL") for item in upstream}
+            pointers = {f"{INPUT_POINTER}/{item}": str(self._pointer(item) or "NULL") for item in upstream}
+            crash_point("before_event")
             self.instance.report_runless_asset_event(
                 dg.AssetMaterialization(
                     key,
@@ -175,10 +184,27 @@ class _Events:
                     description="found in the lake",
                 )
             )
+            crash_point("after_event")
             self.written += 1
+            self._report_checks(name, partition)
         self.versions[name] = versions
-        newest = self.instance.fetch_materializations(key, limit=1).records
-        self.newest[name] = newest[0].storage_id if newest else None
+
+    def _pointer(self, name: str) -> int | None:
+        """Newest event of an asset that was reported before; asked for only when something is written."""
+        import dagster as dg
+
+        if name not in self.newest:
+            newest = self.instance.fetch_materializations(dg.AssetKey(name), limit=1).records
+            self.newest[name] = newest[0].storage_id if newest else None
+        return self.newest[name]
+
+    def _report_checks(self, name: str, partition: str | None) -> None:
+        """What the checks find in a result just reported; Dagster shows only those that came after it."""
+        from assets.dagster_checks import check_evaluation
+
+        if self.checks is not None:
+            for run in self.checks.run(name, partition, pending=0):
+                self.instance.report_runless_asset_event(check_evaluation(run))
 
     def _newest_events(self, key: AssetKey) -> dict[str | None, dict[str, str]]:
         """Tags of the newest materialisation of every partition (None: of the asset)."""

@@ -1,6 +1,7 @@
-"""Everything Dagster should know: assets of one profile, the lake, the refresh schedule and its job.
+"""Everything Dagster should know: assets of one profile, the lake, the automation and its jobs.
 
-Which lake and which profile come from ORCHARD_LAKE and ORCHARD_PROFILE; `orchard ui` sets both.
+Which lake and which profile come from ORCHARD_LAKE and ORCHARD_PROFILE; `orchard ui` sets both. What the
+automation may do comes from ORCHARD_REFRESH_CRON, _SECONDS, _STAGES and _PRUNE.
 """
 
 from __future__ import annotations
@@ -9,21 +10,30 @@ import os
 
 import dagster as dg
 
-from assets.dagster_assets import build_assets
-from pipeline.automation import defined_profile, refresh_job, refresh_schedule, sync_sensor
+from assets.dagster_assets import build_assets, build_checks
+from pipeline.automation.discovery import discover_job, refresh_job
+from pipeline.automation.sensors import build_automation
+from pipeline.automation.settings import AutomationSettings, defined_profile
 from pipeline.options import DEFAULT_LAKE
 from pipeline.profiles import profile
 from resources.lake.resource import LakeResource
 
 
-def build_definitions(lake_uri: str, profile_name: str, device: str = "auto") -> dg.Definitions:
+def build_definitions(
+    lake_uri: str,
+    profile_name: str,
+    device: str = "auto",
+    settings: AutomationSettings | None = None,
+) -> dg.Definitions:
     """Definitions for one lake and one profile."""
     graph = profile(profile_name).graph()
+    automation = build_automation(graph, settings or AutomationSettings())
     return dg.Definitions(
         assets=build_assets(graph),
-        jobs=[refresh_job],
-        schedules=[refresh_schedule],
-        sensors=[sync_sensor],
+        asset_checks=build_checks(graph),
+        jobs=[discover_job, refresh_job],
+        schedules=automation.schedules,
+        sensors=automation.sensors,
         resources={"lake": LakeResource(uri=lake_uri, device=device)},
         # stages are heavy and hold their models: one process per run, not one per step
         executor=dg.in_process_executor,
@@ -34,4 +44,5 @@ defs = build_definitions(
     os.environ.get("ORCHARD_LAKE", DEFAULT_LAKE),
     defined_profile(),
     os.environ.get("ORCHARD_DEVICE", "auto"),
+    AutomationSettings.from_environment(),
 )

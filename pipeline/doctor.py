@@ -16,6 +16,7 @@ import subprocess
 import sys
 import tempfile
 import tomllib
+import uuid
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from importlib import metadata
@@ -27,6 +28,7 @@ from rich.table import Table
 
 from pipeline.doctor_probes import MARKER, PROBES
 from resources.compute.device import DeviceUnavailable, choose_device
+from resources.lake.storage import S3, Storage
 from resources.weights.errors import WeightError
 from resources.weights.manifest import MANIFEST
 from resources.weights.resolve import resolve
@@ -87,14 +89,14 @@ class Job:
 def diagnose(
     profile_roles: Sequence[str],
     *,
-    lake_directory: Path = Path("orchard_data"),
+    lake_directory: Path | str = "orchard_data",
     device: str = "auto",
 ) -> list[Check]:
     """Look at everything that a profile needs. Takes about ten seconds, for it imports and loads all of it.
 
     Args:
         profile_roles: roles of model files that the profile uses, see `resources.weights.manifest`.
-        lake_directory: where the lake is or will be.
+        lake_directory: where the lake is or will be: a path or an s3:// URI.
         device: the device that the profile asks for.
     """
     checks = [check_python(), check_not_installed("torchvision")]
@@ -108,7 +110,9 @@ def diagnose(
             jobs.append(Job(f"provider {role}", role, str(path), "see the packages and libraries above"))
     jobs.append(Job("provider flux_transformer", "flux_transformer", "", _pip(f"{PROJECT}[gen]")))
     checks += run_probes(jobs)
-    return [*checks, check_device(device), check_writable(lake_directory), note_browser()]
+    remote = str(lake_directory).startswith(S3)
+    lake = check_store(str(lake_directory)) if remote else check_writable(Path(lake_directory))
+    return [*checks, check_device(device), lake, note_browser()]
 
 
 def check_python() -> Check:
@@ -234,6 +238,20 @@ def check_writable(directory: Path) -> Check:
     return Check(name, True, f"{where}, writable, {free:.1f} GiB free")
 
 
+def check_store(uri: str) -> Check:
+    """Whether an object can be put below an s3:// URI, read and removed again. Leaves nothing behind."""
+    location, data = f"orchard-doctor-{uuid.uuid4().hex}", b"x" * 4096
+    try:
+        storage = Storage.at(uri)
+        storage.write(location, data)
+        same = storage.read(location) == data
+        storage.remove(location)
+    except OSError as error:
+        remedy = "make the bucket, and set AWS_ENDPOINT_URL, AWS_REGION and the credentials: docs/lake.md"
+        return Check(f"lake {uri}", False, str(error).splitlines()[0], remedy)
+    return Check(f"lake {uri}", same, "an object was put, read and removed", "use another store")
+
+
 def note_browser() -> Check:
     """Whether a Chromium is there. Information only: the tests of the web pages use it."""
     names = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
@@ -265,7 +283,7 @@ def as_json(checks: Sequence[Check]) -> str:
 def run_doctor(
     json: bool,
     profile_roles: Sequence[str] = tuple(MANIFEST),
-    lake_directory: Path = Path("orchard_data"),
+    lake_directory: Path | str = "orchard_data",
     device: str = "auto",
 ) -> int:
     """Diagnose, print, and return the exit code: 0 when all is well, 1 when a check fails.

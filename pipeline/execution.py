@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -10,8 +11,11 @@ from typing import Any
 from assets.artifacts import UpstreamPending, run_artifact
 from assets.planner import Planner, Retry
 from assets.runner import ShardResult, run_shard
-from assets.stage import ArtifactStage, RowStage, StageGraph
+from assets.stage import ArtifactStage, RowStage, Stage, StageGraph
 from resources.lake.lake import Lake
+
+FEW_SHARDS = 20
+"""Up to so many shards are planned one by one; for more the whole table is read, in order."""
 
 
 class Progress:
@@ -69,53 +73,120 @@ def run_stages(
     progress = progress or Progress()
     report = RunReport()
     started = time.monotonic()
+    outlook = Outlook(lake, graph, stages, shards, force, retry)
     for name in graph.names:
         if name not in stages:
             continue
         stage = graph[name]
         before = time.monotonic()
         if isinstance(stage, RowStage):
-            computed = _run_rows(lake, graph, stage, shards, force, retry, device, progress, report)
+            computed = _run_rows(outlook, stage, device, progress, report)
         elif isinstance(stage, ArtifactStage):
-            computed = _run_one(lake, graph, stage, force, device, progress, report)
+            computed = _run_one(outlook, stage, device, progress, report)
         else:
             raise TypeError(f"{name} is neither a row stage nor an artifact stage")
+        if computed:
+            outlook.changed_by(stage)
         report.computed_rows[name] = computed
         progress.finish(name, computed, time.monotonic() - before)
     report.seconds = time.monotonic() - started
     return report
 
 
-def _run_rows(
-    lake: Lake,
-    graph: StageGraph,
-    stage: RowStage,
-    shards: Collection[str] | None,
-    force: bool,
-    retry: Retry | None,
-    device: str,
-    progress: Progress,
-    report: RunReport,
-) -> int:
-    retried = {stage.name: retry} if retry else {}
-    table = Planner(lake, graph, [stage.name] if force else [], retried).table(stage.table)
-    rows = table.stages[stage.name]
-    stale = [shard for shard in table.shard_counts(rows.stale) if shards is None or shard in shards]
-    ready = table.shard_counts(rows.ready)
-    todo = sum(ready.get(shard, 0) for shard in stale)
-    progress.start(stage.name, todo, len(stale))
+class Outlook:
+    """What a run still has to look at, from one plan of everything at its beginning.
+
+    In that plan every row that the run can make stale is stale or waits for what is. So after a stage was
+    computed only the shards of such rows are planned again, and nothing at all while nothing was computed. An
+    artifact may bring new rows and shards (a release does): after one everything is planned anew.
+    """
+
+    def __init__(
+        self,
+        lake: Lake,
+        graph: StageGraph,
+        stages: Collection[str],
+        shards: Collection[str] | None,
+        force: bool,
+        retry: Retry | None,
+    ) -> None:
+        self.lake, self.graph, self.stages, self.shards = lake, graph, stages, shards
+        self.force, self.retry = force, retry
+        self._first: Planner | None = None
+        self._latest: Planner | None = None
+        self._is_current = False
+
+    @property
+    def latest(self) -> Planner:
+        """The newest plan made, of whatever part: what it read need not be read again."""
+        return self._latest or self.planner
+
+    @property
+    def planner(self) -> Planner:
+        """The plan of everything, made when it is first asked for."""
+        if self._first is None:
+            retried = dict.fromkeys(self.stages, self.retry) if self.retry else {}
+            self._first = Planner(self.lake, self.graph, self.stages if self.force else [], retried)
+            # a plan that wishes for several stages says of the later ones that they wait for the earlier
+            self._is_current = not self.force and not self.retry
+        return self._first
+
+    def changed_by(self, stage: Stage) -> None:
+        """The stage computed something."""
+        self._is_current = False
+        if isinstance(stage, ArtifactStage):
+            self._first = None
+
+    def plan(self, stage: RowStage) -> tuple[list[str], int]:
+        """Shards with stale rows in a stage today, and how many rows can be computed now."""
+        whole = self.planner.table(stage.table)
+        rows = whole.stages[stage.name]
+        unsure = [
+            shard
+            for shard in whole.shard_counts(rows.stale | rows.waiting)
+            if self.shards is None or shard in self.shards
+        ]
+        tables = [whole]
+        if unsure and not self._is_current:
+            forced, retried = self._wishes(stage)
+            planner = self._latest = Planner(self.lake, self.graph, forced, retried, self.latest)
+            few = len(unsure) <= FEW_SHARDS
+            tables = [planner.table(stage.table, shard) for shard in (unsure if few else [None])]
+        stale, ready = Counter[str](), Counter[str]()
+        for table in tables:
+            stale.update(table.shard_counts(table.stages[stage.name].stale))
+            ready.update(table.shard_counts(table.stages[stage.name].ready))
+        todo = [shard for shard in unsure if stale[shard]]
+        return todo, sum(ready[shard] for shard in todo)
+
+    def is_fresh(self, stage: ArtifactStage) -> bool:
+        """Whether nothing was computed so far and the artifact is made from today's inputs."""
+        planner = self.planner
+        if not self._is_current:
+            return False
+        found = planner.artifact(stage.name)
+        return not found.stale and not found.waiting
+
+    def _wishes(self, stage: Stage) -> tuple[list[str], dict[str, Retry]]:
+        return [stage.name] if self.force else [], {stage.name: self.retry} if self.retry else {}
+
+
+def _run_rows(outlook: Outlook, stage: RowStage, device: str, progress: Progress, report: RunReport) -> int:
+    stale, ready = outlook.plan(stage)
+    progress.start(stage.name, ready, len(stale))
     results: list[ShardResult] = []
     for shard in stale:
         result = run_shard(
-            lake,
-            graph,
+            outlook.lake,
+            outlook.graph,
             stage,
             shard,
             device=device,
-            force=force,
-            retry=retry,
+            force=outlook.force,
+            retry=outlook.retry,
             report=progress.say,
             on_rows=lambda count: progress.advance(stage.name, count),
+            earlier=outlook.latest,
         )
         results.append(result)
     waiting = sum(result.pending for result in results)
@@ -125,17 +196,15 @@ def _run_rows(
 
 
 def _run_one(
-    lake: Lake,
-    graph: StageGraph,
-    stage: ArtifactStage,
-    force: bool,
-    device: str,
-    progress: Progress,
-    report: RunReport,
+    outlook: Outlook, stage: ArtifactStage, device: str, progress: Progress, report: RunReport
 ) -> int:
     progress.start(stage.name, 1, 1)
+    if outlook.is_fresh(stage):
+        return 0
     try:
-        result = run_artifact(lake, graph, stage, device=device, force=force, report=progress.say)
+        result = run_artifact(
+            outlook.lake, outlook.graph, stage, device=device, force=outlook.force, report=progress.say
+        )
     except UpstreamPending as error:
         report.waiting[stage.name] = str(error)
         progress.say(str(error))

@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from pipeline.commands.report import write_lake_report
 from pipeline.dagster_sync import sync_instance
 from pipeline.demo_photos import make_demo_photos
 from pipeline.execution import run_stages
@@ -22,7 +23,7 @@ from pipeline.options import (
 )
 from pipeline.profiles import profile as find_profile
 from pipeline.progress import make_progress
-from pipeline.report import collect, write_report
+from pipeline.report import collect
 from resources.lake.consent import Consent
 from resources.lake.ingest import ingest
 from resources.lake.lake import Lake
@@ -56,19 +57,18 @@ def demo_command(
     report = run_stages(opened, graph, graph.names, device=device, progress=make_progress())
     sync_instance(opened, graph)
     data = collect(opened, graph, profile=profile, description=find_profile(profile).description)
-    path = Path(opened.uri) / "report.html"
-    write_report(data, path)
+    place, _ = write_lake_report(opened, data)
     if json:
         print_json(
             {
                 **report.as_json(),
                 "ingested": {"rendered": rendered.as_json(), "portraits": portraits.as_json()},
-                "report": str(path),
+                "report": place,
             }
         )
         return
     added = rendered.added + portraits.added
     computed = sum(report.computed_rows.values())
     typer.echo(
-        f"{added} photographs ingested, {computed} rows computed in {report.seconds:.1f} s, report {path}"
+        f"{added} photographs ingested, {computed} rows computed in {report.seconds:.1f} s, report {place}"
     )

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import typer
 
 from pipeline.doctor import run_doctor
@@ -30,4 +28,4 @@ def doctor_command(
     """
     stages = find_profile(profile).graph().stages
     roles = sorted({role for stage in stages for role in stage.weights})
-    raise typer.Exit(run_doctor(json, roles, Path(lake), device))
+    raise typer.Exit(run_doctor(json, roles, lake, device))

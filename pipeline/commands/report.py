@@ -13,13 +13,13 @@ from pipeline.options import (
     JsonOption,
     LakeOption,
     ProfileOption,
-    UsageError,
     open_graph,
     open_lake,
     print_json,
 )
 from pipeline.profiles import profile as find_profile
 from pipeline.report import ReportData, collect, write_report
+from resources.lake.lake import Lake
 
 REPORT_NAME = "report.html"
 
@@ -30,7 +30,7 @@ def report_command(
     out: Annotated[
         Path | None,
         typer.Option(
-            help="File to write; by default report.html inside the lake.", dir_okay=False, show_default=False
+            help="File to write; by default report.html in the lake.", dir_okay=False, show_default=False
         ),
     ] = None,
     json: JsonOption = False,
@@ -41,24 +41,32 @@ def report_command(
     computed yet are named, and an unchanged lake gives the same bytes again.
     """
     opened = open_lake(lake)
-    if out is None and not opened.is_local:
-        raise UsageError(f"{opened.uri} is not a local folder; name a file with --out")
     graph = open_graph(opened, profile)
-    path = (out or Path(opened.uri) / REPORT_NAME).expanduser().resolve()
     data = collect(opened, graph, profile=profile, description=find_profile(profile).description)
-    size = write_report(data, path)
+    if out is None:
+        place, size = write_lake_report(opened, data)
+    else:
+        path = out.expanduser().resolve()
+        place, size = str(path), write_report(data, path)
     if json:
-        print_json(contents(data, path, size))
+        print_json(contents(data, place, size))
         return
-    typer.echo(f"{path}: {size / 1e6:.1f} MB")
+    typer.echo(f"{place}: {size / 1e6:.1f} MB")
     if data.missing:
         typer.echo(f"not in the lake yet: {', '.join(data.missing)}")
 
 
-def contents(data: ReportData, path: Path, size: int) -> dict[str, object]:
+def write_lake_report(lake: Lake, data: ReportData) -> tuple[str, int]:
+    """Write the page to the lake's own report.html; returns where that is and its bytes."""
+    path = lake.folder() / REPORT_NAME
+    size = write_report(data, path)
+    return f"{lake.uri}/{lake.publish(path)}", size
+
+
+def contents(data: ReportData, place: str, size: int) -> dict[str, object]:
     """What a report holds, as plain values."""
     return {
-        "path": str(path),
+        "path": place,
         "bytes": size,
         "photographs": data.photographs,
         "release": data.release.tag if data.release else None,
@@ -71,4 +79,4 @@ def contents(data: ReportData, path: Path, size: int) -> dict[str, object]:
     }
 
 
-__all__ = ["contents", "report_command"]
+__all__ = ["contents", "report_command", "write_lake_report"]

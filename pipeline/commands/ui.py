@@ -43,7 +43,7 @@ def ui_command(
     if not sync_instance(opened, graph):
         raise LakeError(
             f"the Dagster home {dagster_home()} belongs to another lake; give each lake its own, e.g. "
-            f"DAGSTER_HOME={opened.uri}/dagster orchard ui"
+            f"DAGSTER_HOME={opened.working_root}/dagster orchard ui"
         )
     with open_instance(opened) as instance:
         assert instance is not None  # sync_instance looked

@@ -163,16 +163,25 @@ def _committed_on(lake: Lake, version: int) -> date | None:
     return days[0] if days else None
 
 
+def _kept(lake: Lake, location: str, *parts: str) -> Path | None:
+    """A file of the lake, by the location of itself or of its folder; None when it was cleaned away."""
+    try:
+        path = lake.fetch(location).joinpath(*parts)
+    except LakeError:
+        return None
+    return path if path.is_file() else None
+
+
 def _checkpoint(planner: Planner, artifact: Artifact) -> report.Checkpoint:
-    root, meta = Path(planner.lake.uri), artifact.metadata
+    meta = artifact.metadata
     facts = [
         ("steps", f"{meta['steps']}, {meta['samples']} samples"),
         ("loss", f"{meta['first_loss']:.4f} in the first tenth, {meta['last_loss']:.4f} in the last"),
         ("training time", f"{meta['training_seconds']:.0f} s"),
     ]
     note, base_sha256, curve = "", None, None
-    manifest_path = root / str(artifact.location) / MANIFEST_NAME
-    if manifest_path.is_file():
+    manifest_path = _kept(planner.lake, str(artifact.location), MANIFEST_NAME)
+    if manifest_path is not None:
         # not through models.swap.checkpoint, which brings torch, diffusers and peft: seconds for two values
         manifest = json.loads(manifest_path.read_text(encoding="utf-8"))
         base_sha256 = manifest["base_sha256"]
@@ -185,7 +194,7 @@ def _checkpoint(planner: Planner, artifact: Artifact) -> report.Checkpoint:
         )
     else:
         note = "Its folder is gone from the lake. "
-    if (root / str(meta["losses"])).is_file():
+    if _kept(planner.lake, meta["losses"]) is not None:
         curve = report.Picture(loss_curve(planner.lake, artifact), f"training loss of the {artifact.stage}")
     else:
         note += "The record of its losses is gone from the lake."

@@ -1,14 +1,15 @@
-"""The only code that commits a column group.
+"""The only code that commits a column group, or exchanges rows for others.
 
 Lance's DataReplacement validates nothing: a file of the wrong length, of the wrong type, or that is not
 there at all is accepted and fails on the next read. So everything is checked here first. A kill at any
-point leaves either the old group or the new one: the data file is invisible until the one atomic commit.
+point leaves either the old state or the new one: new files are invisible until the one atomic commit.
 """
 
 from __future__ import annotations
 
 import contextlib
 import uuid
+from collections.abc import Collection, Sequence
 from typing import Any
 
 import lance
@@ -16,14 +17,15 @@ import pyarrow as pa
 from lance import LanceOperation
 from lance.commit import CommitConflictError
 from lance.file import LanceFileWriter
-from lance.fragment import DataFile
+from lance.fragment import DataFile, FragmentMetadata, LanceFragment, write_fragments
 
 from resources.lake.errors import CommitConflict, CommitRefused
 from resources.lake.failpoints import crash_point
+from resources.lake.leases import ensure_held
 from resources.lake.schema import LAKE_FORMAT
-from resources.lake.table import Snapshot
+from resources.lake.table import ROW_ID, Snapshot
 
-CONFLICT_MARKERS = ("conflict", "retryable", "preempted")
+CONFLICT_MARKERS = ("conflict", "retryable", "preempted", "too many concurrent writers")
 
 
 def commit_group(
@@ -54,9 +56,63 @@ def commit_group(
         ),
         transaction_properties=properties or {},
     )
-    with _quiet_conflicts(snapshot, fragment_id):
+    ensure_held(snapshot.table.uri)
+    with _quiet_conflicts(f"{snapshot.table.uri} fragment {fragment_id}"):
         lance.LanceDataset.commit(snapshot.table.uri, transaction, storage_options=options)
     crash_point("after_commit")
+
+
+def exchange_rows(snapshot: Snapshot, row_ids: Collection[int], added: Sequence[pa.Table]) -> int:
+    """Delete rows and append others in one commit; returns the version that it made.
+
+    Every table of `added` becomes a fragment of its own (so that no fragment holds two shards), with row ids
+    of its own; columns that it lacks read as null. Rows that are not named keep their ids and all columns.
+
+    All fragments are named as touched, so that of two writers who exchange rows of one state the second must
+    look again. In a table without a fragment nothing can be named, and both may append: a version that is
+    not the snapshot's next one says so. Raises CommitConflict when another writer came first.
+    """
+    options = dict(snapshot.table.storage_options) or None
+    removed: list[int] = []
+    kept: list[FragmentMetadata] = []
+    for fragment in snapshot.dataset.get_fragments():
+        rest = _without_rows(snapshot, fragment, row_ids)
+        if rest is None:
+            removed.append(fragment.fragment_id)
+        else:
+            kept.append(rest)
+    new: list[FragmentMetadata] = []
+    for rows in added:
+        # Lance's stubs do not know that without `return_transaction` these are fragments
+        new += write_fragments(  # pyright: ignore[reportArgumentType, reportAttributeAccessIssue]
+            rows,
+            snapshot.table.uri,
+            mode="append",
+            max_rows_per_file=max(rows.num_rows, 1),
+            storage_options=options,
+        )
+    crash_point("after_data_file")
+    operation = LanceOperation.Update(removed, kept, new)
+    ensure_held(snapshot.table.uri)
+    with _quiet_conflicts(snapshot.table.uri):
+        done = lance.LanceDataset.commit(
+            snapshot.table.uri, operation, read_version=snapshot.version, storage_options=options
+        )
+    crash_point("after_commit")
+    return int(done.version)
+
+
+def _without_rows(
+    snapshot: Snapshot, fragment: LanceFragment, row_ids: Collection[int]
+) -> FragmentMetadata | None:
+    """The fragment with these of its rows deleted, not committed yet; None when no row is left."""
+    if not row_ids:
+        return fragment.metadata
+    scanner = snapshot.dataset.scanner(columns=[], fragments=[fragment], with_row_id=True)
+    doomed = sorted(set(scanner.to_table()[ROW_ID].to_pylist()) & set(row_ids))
+    if not doomed:
+        return fragment.metadata
+    return fragment.delete(f"{ROW_ID} IN ({', '.join(map(str, doomed))})")
 
 
 def _check_group(snapshot: Snapshot, fragment_id: int, group: pa.Table) -> None:
@@ -90,13 +146,13 @@ def _leaves(field: Any) -> list[int]:
 
 
 @contextlib.contextmanager
-def _quiet_conflicts(snapshot: Snapshot, fragment_id: int):
+def _quiet_conflicts(where: str):
     try:
         yield
     except CommitConflictError as error:
-        raise CommitConflict(f"{snapshot.table.uri} fragment {fragment_id}: {error}") from error
+        raise CommitConflict(f"{where}: {error}") from error
     except OSError as error:
         # Lance reports a fragment that a concurrent update removed as a plain OSError
         if any(marker in str(error).lower() for marker in CONFLICT_MARKERS):
-            raise CommitConflict(f"{snapshot.table.uri} fragment {fragment_id}: {error}") from error
+            raise CommitConflict(f"{where}: {error}") from error
         raise

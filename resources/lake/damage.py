@@ -10,6 +10,7 @@ import errno
 import hashlib
 import json
 import re
+import shutil
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,7 +20,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from lance.fragment import LanceFragment
 
-from resources.lake.errors import LakeError
+from resources.lake.errors import LakeError, is_damage
 from resources.lake.lake import TABLE_KEYS, Lake
 from resources.lake.schema import FACES_STAGE, Status, state_column
 from resources.lake.table import LakeTable, Snapshot
@@ -79,13 +80,10 @@ def find_damage(lake: Lake, groups: Mapping[str, Sequence[Sequence[str]]]) -> li
 
 def find_damaged_files(lake: Lake) -> list[DamagedFile]:
     """Checkpoints and lists that artifacts name and that are gone or not what they were."""
-    if not lake.is_local:
-        return []
     rows = lake.artifacts.snapshot().dataset.to_table(columns=["location"])["location"].to_pylist()
     found = []
     for location in sorted({location for location in rows if location}):
-        path = Path(lake.uri) / location
-        detail = _list_damage(path) if path.suffix == ".parquet" else _checkpoint_damage(path)
+        detail = _file_damage(lake, location)
         if detail:
             found.append(DamagedFile(location, detail))
     return found
@@ -153,7 +151,8 @@ def _read_error(snapshot: Snapshot, fragment: LanceFragment, columns: Sequence[s
         if isinstance(error, KeyboardInterrupt | SystemExit | MemoryError):
             raise
         told = _OS_ERROR.search(str(error))
-        if told and int(told[1]) in NOT_DAMAGE:
+        away = isinstance(error, OSError | ValueError) and not is_damage(error)  # of a store: not reached
+        if (told and int(told[1]) in NOT_DAMAGE) or ("://" in snapshot.table.uri and away):
             raise LakeError(
                 f"{snapshot.table.uri} may not be read: {error}. Nothing was changed; repair needs to read "
                 "every file"
@@ -198,6 +197,18 @@ def _whole_groups(
         if set(columns) & (set(bad) - known):
             doomed |= columns - known
     return tuple(sorted(doomed))
+
+
+def _file_damage(lake: Lake, location: str) -> str:
+    if not lake.is_local:
+        # a folder that this machine has was whole when it came; what counts is what the store has
+        shutil.rmtree(lake.working_root / location, ignore_errors=True)
+        try:
+            lake.fetch(location)
+        except LakeError as error:
+            return str(error)
+    path = lake.fetch(location)
+    return _list_damage(path) if path.suffix == ".parquet" else _checkpoint_damage(path)
 
 
 def _list_damage(path: Path) -> str:

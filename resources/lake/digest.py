@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -153,25 +153,45 @@ def shard_digest(row_digests: Iterable[tuple[str, bytes]]) -> str:
     """Data version of a shard: digest over (row key, row digest) in key order, as 32 hex characters."""
     hasher = hashlib.blake2b(digest_size=DIGEST_BYTES)
     for key, digest in sorted(row_digests):
-        hasher.update(digest_bytes(key.encode(), digest))
+        for part in (key.encode(), digest):
+            hasher.update(len(part).to_bytes(8, "little"))
+            hasher.update(part)
     return hasher.hexdigest()
 
 
-def key_ordered_digest(keys: pa.Array, digests: pa.Array) -> str:
-    """`shard_digest` of rows that are already in key order, without a Python object per part.
+def key_ordered_shard_digest(keys: pa.Array, digests: pa.Array) -> str:
+    """`shard_digest` of rows that are already in key order, without a Python object per row.
 
     A row without a digest counts with an empty one.
     """
-    digests = digests.cast(pa.binary())
     hasher = hashlib.blake2b(digest_size=DIGEST_BYTES)
+    for messages in _row_messages(keys, digests):
+        ends = np.frombuffer(messages.buffers()[1], np.int32)[[0, len(messages)]]
+        hasher.update(memoryview(messages.buffers()[2])[ends[0] : ends[1]])
+    return hasher.hexdigest()
+
+
+def key_ordered_digest(keys: pa.Array, digests: pa.Array) -> bytes:
+    """Digest over the digests of (row key, row digest): what an artifact is made from, rows in key order.
+
+    A row without a digest counts with an empty one.
+    """
+    hasher = hashlib.blake2b(digest_size=DIGEST_BYTES)
+    for messages in _row_messages(keys, digests):
+        rows = (hashlib.blake2b(row, digest_size=DIGEST_BYTES).digest() for row in messages.to_pylist())
+        hasher.update(b"".join(rows))
+    return hasher.digest()
+
+
+def _row_messages(keys: pa.Array, digests: pa.Array) -> Iterator[pa.Array]:
+    """Key and digest of each row, each behind its length as `digest_bytes` writes it; some rows at a time."""
+    # before slicing: to cast a slice costs as much as to cast all it was cut from
+    keys, digests = (item if item.type == pa.binary() else item.cast(pa.binary()) for item in (keys, digests))
     for start in range(0, len(keys), HASH_CHUNK):
-        key = keys.slice(start, HASH_CHUNK).cast(pa.binary())
+        key = keys.slice(start, HASH_CHUNK)
         digest = pc.fill_null(digests.slice(start, HASH_CHUNK), b"")
         parts = [_length_bytes(key), key, _length_bytes(digest), digest, pa.scalar(b"", pa.binary())]
-        messages = pc.binary_join_element_wise(*parts).to_pylist()
-        rows = (hashlib.blake2b(message, digest_size=DIGEST_BYTES).digest() for message in messages)
-        hasher.update(b"".join(rows))
-    return hasher.hexdigest()
+        yield pc.binary_join_element_wise(*parts)
 
 
 def _length_bytes(values: pa.Array) -> pa.Array:

@@ -17,6 +17,9 @@ REMEDIES = {
 }
 """What to do about a refused write, by error number."""
 
+STORE_ERRORS = ("Generic S3 error", "AWS Error")
+"""How Lance and Arrow begin what an object store answered."""
+
 _OS_ERROR = re.compile(r"\(os error (\d+)\)")
 
 
@@ -83,6 +86,12 @@ def clear_storage_errors(uri: str) -> Iterator[None]:
     except OSError as error:
         told = _OS_ERROR.search(str(error))
         number = error.errno or (int(told[1]) if told else 0)
+        if any(marker in str(error) for marker in STORE_ERRORS):
+            raise StorageRefused(
+                f"the object store of {uri} did not do as it was asked: {str(error).splitlines()[0][:300]}. "
+                "Is the bucket there, and are AWS_ENDPOINT_URL, AWS_REGION and the credentials right? "
+                "Nothing that was finished is lost; run the same command again then"
+            ) from error
         if number not in REMEDIES:
             raise
         raise StorageRefused(

@@ -17,10 +17,10 @@ VARIABLE = "ORCHARD_CRASH_AT"
 POINTS: Mapping[str, str] = {
     "mid_ingest": "between two writes of an ingest: pieces appended, shards replaced, rows pruned",
     "before_write": "rows are computed, or an artifact is built; nothing of it is in the lake yet",
-    "after_data_file": "the data file of a column group is written, no version of the table names it yet",
-    "after_commit": "the column group is committed, or the artifact is registered",
+    "after_data_file": "files of a column group or of exchanged pairs are written, no version names them yet",
+    "after_commit": "the column group or the exchanged pairs are committed, or the artifact is registered",
     "before_event": "the lake holds the result, Dagster has not been told",
-    "after_event": "Dagster has stored the event, its run has not ended",
+    "after_event": "Dagster has stored the event; its run has not ended, or others are still to be told",
     "mid_training": "after a training step",
     "mid_checkpoint": "a training state is half written, or around writing the finished adapters",
     "mid_release": "between two writes of a release: triplet pairs, swap pairs, the list of rows, the tag",

@@ -1,4 +1,4 @@
-"""Forget photographs: their rows, everything made from them, and every byte of both under the lake folder.
+"""Forget photographs: their rows, everything made from them, and every byte of both in the lake.
 
 What stays is a list of hashes, so that the same files are not ingested again, and a list of the checkpoints
 that were trained with them: a model cannot unlearn, it can only be trained again without.
@@ -6,10 +6,11 @@ that were trained with them: a model cannot unlearn, it can only be trained agai
 
 from __future__ import annotations
 
+import io
 import json
+import shutil
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
@@ -20,6 +21,7 @@ from resources.lake.errors import LakeError
 from resources.lake.files import stored_versions, tagged_versions
 from resources.lake.housekeeping import remove_all, training_leftovers
 from resources.lake.lake import Lake
+from resources.lake.leases import ensure_held
 from resources.lake.locks import alone_on_lake
 from resources.lake.purge import Purged, live_keys, physical_values, purge_rows
 from resources.lake.removals import (
@@ -129,11 +131,14 @@ def forget(lake: Lake, *, identities: Collection[str] = (), image_ids: Collectio
         for name, columns in HOLDERS.items():
             report.tables[name] = purge_rows(lake.table(name), columns, found.image_ids)
         report.lists = _rewrite_lists(lake, found.image_ids)
-        doomed = list(Path(lake.uri).glob("*.html"))  # reports show small copies of photographs
+        # reports show small copies of photographs
+        doomed = [location for location in lake.storage.children() if location.endswith(".html")]
         if trained:
             doomed += training_leftovers(lake)
-        report.removed_files = [path.relative_to(lake.uri).as_posix() for path in doomed]
-        remove_all(doomed)
+        report.removed_files = doomed
+        remove_all(lake, doomed)
+        if not lake.is_local and lake.working_root.exists():
+            shutil.rmtree(lake.working_root)  # what this machine keeps of the lake can be brought again
         report.tainted = read_tainted(lake)
     return report
 
@@ -166,18 +171,18 @@ def _search(
     return Photographs(frozenset(found), frozenset(named), frozenset(files), counts)
 
 
-def _lists(lake: Lake) -> list[Path]:
-    return sorted((Path(lake.uri) / RELEASES).glob("*.parquet"))
+def _lists(lake: Lake) -> list[str]:
+    return [location for location in lake.storage.children(RELEASES) if location.endswith(".parquet")]
 
 
 def _trained_on(lake: Lake, image_ids: Collection[str]) -> dict[str, int]:
     """How many of the photographs each release's list names for training, by location."""
     counts: dict[str, int] = {}
-    for path in _lists(lake):
-        rows = pq.read_table(path, columns=["image_id", "use"]).to_pylist()
+    for location in _lists(lake):
+        rows = pq.read_table(_opened(lake, location), columns=["image_id", "use"]).to_pylist()
         used = sum(row["use"] == TRAINED_ON and row["image_id"] in image_ids for row in rows)
         if used:
-            counts[f"{RELEASES}/{path.name}"] = used
+            counts[location] = used
     return counts
 
 
@@ -194,7 +199,7 @@ def _tainted(lake: Lake, trained: dict[str, int], found: Photographs) -> list[Ta
     for row in rows:
         digest, location = row["digest"].hex(), row["location"]
         if location is not None and location.startswith(f"{RELEASES}/"):
-            gone = not (Path(lake.uri) / location).exists()
+            gone = not lake.storage.exists(location)
             seen[digest] = photographs if gone else trained.get(location, 0)
             continue
         parents = json.loads(row["metadata"]).get("parents", {}).values()
@@ -211,13 +216,18 @@ def _rewrite_lists(lake: Lake, image_ids: Collection[str]) -> list[str]:
     """Take the photographs out of the lists of released rows. A list keeps its name."""
     changed: list[str] = []
     wanted: Sequence[str] = sorted(image_ids)
-    for path in _lists(lake):
-        table = pq.read_table(path)
+    for location in _lists(lake):
+        table = pq.read_table(_opened(lake, location))
         named = pc.is_in(table["image_id"], value_set=pa.array(wanted, pa.string()))
         if not pc.any(named).as_py():
             continue
-        temporary = path.with_suffix(".unfinished")
-        pq.write_table(table.filter(pc.invert(named)), temporary)
-        temporary.replace(path)
-        changed.append(f"{RELEASES}/{path.name}")
+        buffer = io.BytesIO()
+        pq.write_table(table.filter(pc.invert(named)), buffer)
+        ensure_held(lake.uri)
+        lake.storage.write(location, buffer.getvalue())
+        changed.append(location)
     return changed
+
+
+def _opened(lake: Lake, location: str) -> io.BytesIO:
+    return io.BytesIO(lake.storage.read(location))

@@ -7,23 +7,17 @@ file, a half-written checkpoint or a list. Tagged versions and the newest are ne
 from __future__ import annotations
 
 import json
-import shutil
 import time
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
-from resources.lake.files import (
-    StoredFile,
-    files_under,
-    referenced_files,
-    stored_versions,
-    unreferenced_files,
-)
+from resources.lake.files import referenced_files, stored_files, stored_versions, unreferenced_files
 from resources.lake.lake import TABLE_KEYS, Lake
+from resources.lake.leases import ensure_held
 from resources.lake.locks import alone_on_lake
 from resources.lake.purge import drop_versions, untagged_versions
+from resources.lake.storage import StoredFile
 from resources.lake.table import LakeTable
 
 DEFAULT_KEEP_SECONDS = 24 * 3600.0
@@ -50,7 +44,7 @@ class GarbagePlan:
     """What housekeeping would remove."""
 
     versions: dict[str, list[int]] = field(default_factory=dict)
-    paths: list[Path] = field(default_factory=list)
+    locations: list[str] = field(default_factory=list)
     waste: list[Waste] = field(default_factory=list)
 
     @property
@@ -76,13 +70,12 @@ def plan_garbage(
         table = lake.table(name)
         if table.exists():
             _plan_table(plan, name, table, now - keep_seconds, now - safety_seconds)
-    for kind, paths in _leftovers(lake).items():
+    for kind, locations in _leftovers(lake).items():
         limit = safety_seconds if UNFINISHED in kind else keep_seconds
-        for path in paths:
-            files = list(files_under(path)) if path.is_dir() else [StoredFile(path, path.stat().st_size)]
-            if _written(path) <= now - limit:
-                plan.paths.append(path)
-                plan.waste.append(_waste(kind, path.relative_to(lake.uri).as_posix(), files))
+        for location in locations:
+            if lake.storage.last_written(location) <= now - limit:
+                plan.locations.append(location)
+                plan.waste.append(_waste(kind, location, lake.storage.files(location)))
     return plan
 
 
@@ -97,30 +90,28 @@ def collect_garbage(
         plan = plan_garbage(lake, keep_seconds=keep_seconds, safety_seconds=safety_seconds)
         for name, versions in plan.versions.items():
             drop_versions(lake.table(name), versions)
-        remove_all(plan.paths)
+        remove_all(lake, plan.locations)
     return plan
 
 
-def training_leftovers(lake: Lake) -> list[Path]:
+def training_leftovers(lake: Lake) -> list[str]:
     """States of trainings that were broken off, and of finished ones whose loss curve alone is wanted.
 
     A rerun with the same inputs would resume the broken-off ones.
     """
     curves = _used(lake)
-    leftovers: list[Path] = []
-    for folder in _folders(Path(lake.uri) / "training"):
-        states = sorted(item for item in folder.iterdir() if item.name != LOSSES_FILE)
+    leftovers: list[str] = []
+    for folder in lake.storage.children("training"):
+        states = [item for item in lake.storage.children(folder) if not item.endswith(f"/{LOSSES_FILE}")]
         leftovers += states if folder in curves else [folder]
     return leftovers
 
 
-def remove_all(paths: Iterable[Path]) -> None:
-    """Remove files and folders; those that are gone already are no matter."""
-    for path in paths:
-        if path.is_dir():
-            shutil.rmtree(path)
-        else:
-            path.unlink(missing_ok=True)
+def remove_all(lake: Lake, locations: Iterable[str]) -> None:
+    """Remove files and folders of a lake; those that are gone already are no matter."""
+    for location in locations:
+        ensure_held(lake.uri)
+        lake.storage.remove(location)
 
 
 def _plan_table(plan: GarbagePlan, name: str, table: LakeTable, before: float, files_before: float) -> None:
@@ -129,22 +120,21 @@ def _plan_table(plan: GarbagePlan, name: str, table: LakeTable, before: float, f
     kept = sorted(set(committed) - set(old))
     if old:
         gone = referenced_files(table, old) - referenced_files(table, kept)
-        files = [StoredFile(path, path.stat().st_size) for path in sorted(gone) if path.exists()]
+        stored = stored_files(table)
+        files = [stored[location] for location in sorted(gone) if location in stored]
         plan.versions[name] = old
         plan.waste.append(_waste("old versions", f"{name}: {len(old)}", files))
-    orphans = [item for item in unreferenced_files(table, committed) if _written(item.path) <= files_before]
+    orphans = [item for item in unreferenced_files(table, committed) if item.written <= files_before]
     if orphans:
-        plan.paths += [item.path for item in orphans]
+        plan.locations += [f"{name}.lance/{item.location}" for item in orphans]
         plan.waste.append(_waste("data files without a version", name, orphans))
 
 
-def _leftovers(lake: Lake) -> dict[str, list[Path]]:
+def _leftovers(lake: Lake) -> dict[str, list[str]]:
     """Files beside the tables that no artifact refers to, by kind."""
-    root = Path(lake.uri)
     used = _used(lake)
-    checkpoints = _folders(root / "checkpoints")
-    lists = sorted((root / "releases").glob("*"))
-    unfinished = [path for path in [*checkpoints, *lists] if UNFINISHED in path.name]
+    checkpoints, lists = lake.storage.children("checkpoints"), lake.storage.children("releases")
+    unfinished = [location for location in [*checkpoints, *lists] if UNFINISHED in location]
     return {
         "training states": training_leftovers(lake),
         "checkpoints without an artifact": _unused(checkpoints, used, unfinished),
@@ -153,27 +143,16 @@ def _leftovers(lake: Lake) -> dict[str, list[Path]]:
     }
 
 
-def _used(lake: Lake) -> set[Path]:
+def _used(lake: Lake) -> set[str]:
     """Checkpoint folders, lists, and folders of loss curves that artifacts name."""
-    root = Path(lake.uri)
     rows = lake.artifacts.snapshot().dataset.to_table(columns=["location", "metadata"]).to_pylist()
-    used = {root / row["location"] for row in rows if row["location"]}
+    used = {row["location"] for row in rows if row["location"]}
     losses = [json.loads(row["metadata"]).get("losses") for row in rows]
-    return used | {(root / item).parent for item in losses if item}
+    return used | {item.rpartition("/")[0] for item in losses if item}
 
 
-def _unused(paths: list[Path], used: set[Path], unfinished: list[Path]) -> list[Path]:
-    return [path for path in paths if path not in used and path not in unfinished]
-
-
-def _folders(root: Path) -> list[Path]:
-    return sorted(path for path in root.iterdir() if path.is_dir()) if root.is_dir() else []
-
-
-def _written(path: Path) -> float:
-    """When the file, or the newest file of a folder, was last written, seconds of the epoch."""
-    inside = [item.path.stat().st_mtime for item in files_under(path)] if path.is_dir() else []
-    return max([path.stat().st_mtime, *inside])
+def _unused(locations: list[str], used: set[str], unfinished: list[str]) -> list[str]:
+    return [location for location in locations if location not in used and location not in unfinished]
 
 
 def _waste(kind: str, name: str, files: list[StoredFile]) -> Waste:

@@ -6,12 +6,10 @@ modification time differs from what was recorded; whether it *changed* is decide
 
 from __future__ import annotations
 
-import contextlib
-import fcntl
 import hashlib
 import os
 from collections import Counter
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -24,18 +22,26 @@ from resources.lake.consent import Consent
 from resources.lake.digest import digest_bytes, quarantine_digest
 from resources.lake.errors import LakeError
 from resources.lake.failpoints import crash_point
+from resources.lake.known import KnownRow, KnownRows
 from resources.lake.lake import Lake
-from resources.lake.locks import works_on_lake
+from resources.lake.locks import one_ingest_at_a_time, works_on_lake
 from resources.lake.pairs import shard_name
 from resources.lake.removals import name_hash, read_removals, take_back
 from resources.lake.schema import FACES_SCHEMA, FACES_STAGE, SOURCE_ROOTS_SCHEMA, Status, state_column
-from resources.photos.decoding import DecodeLimits, inspect_photo, read_photo
-from resources.photos.layouts import FoundPhoto, Layout, detect_layout, escape, scan
+from resources.photos.decoding import DecodeLimits, read_photo
+from resources.photos.isolation import inspect_isolated
+from resources.photos.layouts import FileStatus, FoundPhoto, Layout, detect_layout, escape, scan
 from resources.photos.reasons import Reason, RowError
 
 DEFAULT_SHARD_SIZE = 4096
 BYTES_PER_APPEND = 256 * 1024 * 1024
 """Photographs are appended in pieces of at most this many bytes, so that memory stays bounded."""
+
+REFRESH_WAIT_SECONDS = 600.0
+"""How long `refresh_shard` waits for another ingest before it gives up."""
+
+VERDICTS_OF_A_MACHINE = frozenset((Reason.TOO_SLOW, Reason.DECODER_DIED))
+"""Reasons that another machine, or this one on another day, may not find in the same bytes."""
 
 SHARD_PREFIX = "shard"
 INGEST_CODE_VERSION = "1"
@@ -74,16 +80,6 @@ class IngestReport:
         }
 
 
-@dataclass(frozen=True)
-class _Known:
-    source: str
-    size: int
-    mtime_ns: int
-    sha256: str | None
-    consent: str
-    shard: str
-
-
 @works_on_lake
 def ingest(
     lake: Lake,
@@ -96,15 +92,16 @@ def ingest(
     limits: DecodeLimits | None = None,
     un_forget: bool = False,
     on_photo: Callable[[FoundPhoto], None] | None = None,
+    wait_seconds: float = 0.0,
 ) -> IngestReport:
     """Make the lake hold the photographs under `root`.
 
     `consent` is recorded with new rows (None means `unknown`) and, when given, updates known ones.
     Files that were ingested from `root` before and are gone now are reported, and deleted from the lake
     only with `prune`. Photographs on the removal list (`orchard forget`) are skipped, or taken off it with
-    `un_forget`.
+    `un_forget`. Another ingest on this lake is waited for, `wait_seconds` at most.
 
-    Raises LakeError when `root` is not a folder or another ingest is running on this lake.
+    Raises LakeError when `root` is not a folder or another ingest is still running on this lake.
     """
     root = root.expanduser().resolve()
     if not root.is_dir():
@@ -114,25 +111,24 @@ def ingest(
     limits = limits or DecodeLimits()
     chosen, reason = detect_layout(root) if layout == "auto" else (layout, "named by the caller")
     report = IngestReport(layout=chosen, layout_reason=reason)
-    with _one_ingest_at_a_time(lake):
-        known, removals = _known_rows(lake), read_removals(lake)
+    with one_ingest_at_a_time(lake, wait_seconds):
+        known, removals = KnownRows(lake), read_removals(lake)
         welcome: set[str] = set()
         writer = _ShardWriter(lake, shard_size, report)
         replaced: dict[str, list[dict[str, Any]]] = {}
-        seen: set[str] = set()
         for photo in scan(
             root, chosen, lambda item: report.skipped.append(f"{escape(str(item.path))}: {item.why}")
         ):
             if on_photo is not None:
                 on_photo(photo)
-            seen.add(photo.image_id)
-            old = known.get(photo.image_id)
-            source = escape(photo.path.as_posix())
+            place = known.see(photo.image_id)
+            source = escape(photo.location)
+            if place is not None and _is_untouched(photo, known, place, source, consent):
+                report.unchanged += 1
+                continue
+            old = None if place is None else known.row(place)
             if old is not None and old.source != source and source_path(old.source).exists():
                 report.conflicts.append(f"{source}: the id {photo.image_id} belongs to {old.source}")
-                continue
-            if old is not None and _is_untouched(photo, old, source, consent):
-                report.unchanged += 1
                 continue
             row = _inspect(photo, limits, consent or (Consent(old.consent) if old else Consent.UNKNOWN))
             if removals.has_photo(photo.identity, photo.image_id, row["image_sha256"]):
@@ -159,9 +155,7 @@ def ingest(
             report.shards.append(shard)
         prefix = escape(root.as_posix().rstrip("/")) + "/"
         report.removed = sorted(
-            image_id
-            for image_id, row in known.items()
-            if image_id not in seen and row.source.startswith(prefix) and not source_path(row.source).exists()
+            image_id for image_id, source in known.missing(prefix) if not source_path(source).exists()
         )
         if prune and report.removed:
             lake.faces.delete(report.removed)
@@ -204,14 +198,15 @@ def refresh_shard(
 ) -> IngestReport:
     """Look at the source files of one shard's rows again and replace those whose bytes changed.
 
+    Another ingest is waited for: two shards may be looked at by two runs at once.
     Source files that are gone are reported and their rows kept. The rows named in `again` are written anew
     whatever is stored of them; they are quarantined when their file is gone.
     """
     report = IngestReport(layout="refresh", layout_reason=f"the source files of {shard}")
     names = ["image_id", "identity", "source"]
-    rows = lake.faces.snapshot().scan(names, shard=shard).select(names).to_pylist()
-    with _one_ingest_at_a_time(lake):
-        known, removals = _known_rows(lake), read_removals(lake)
+    with one_ingest_at_a_time(lake, REFRESH_WAIT_SECONDS):
+        rows = lake.faces.snapshot().scan(names, shard=shard).select(names).to_pylist()
+        known, removals = KnownRows(lake, shard), read_removals(lake)
         replaced = []
         for row in rows:
             path = source_path(row["source"])
@@ -219,11 +214,16 @@ def refresh_shard(
             if not forced and not path.exists():
                 report.removed.append(row["image_id"])
                 continue
-            old = known[row["image_id"]]
-            photo = FoundPhoto(path, path.name, row["identity"], path.stem, row["image_id"])
-            if not forced and _is_untouched(photo, old, row["source"], None):
+            place = known.see(row["image_id"])
+            if place is None:  # another process pruned it since the rows were listed
+                continue
+            location = path.as_posix()
+            status = FileStatus.look(location)
+            photo = FoundPhoto(location, path.name, row["identity"], path.stem, row["image_id"], status)
+            if not forced and _is_untouched(photo, known, place, row["source"], None):
                 report.unchanged += 1
                 continue
+            old = known.row(place)
             fresh = _inspect(photo, limits or DecodeLimits(), Consent(old.consent))
             if removals.has_file(fresh["image_sha256"]):
                 report.skipped.append(f"{row['source']}: {FORGOTTEN}")
@@ -279,7 +279,7 @@ def _inspect(photo: FoundPhoto, limits: DecodeLimits, consent: Consent) -> dict[
     row: dict[str, Any] = {
         "image_id": photo.image_id,
         "identity": photo.identity,
-        "source": escape(photo.path.as_posix()),
+        "source": escape(photo.location),
         "consent": consent.value,
         "image_sha256": None,
     }
@@ -290,8 +290,10 @@ def _inspect(photo: FoundPhoto, limits: DecodeLimits, consent: Consent) -> dict[
         row |= {"source_size": stat.st_size, "source_mtime_ns": stat.st_mtime_ns}
         data = read_photo(photo.path, limits)
         row["image_sha256"] = hashlib.sha256(data).hexdigest()
-        facts = inspect_photo(data, limits)
+        facts = inspect_isolated(data, limits)
     except RowError as error:
+        if error.reason in VERDICTS_OF_A_MACHINE:
+            row["image_sha256"] = None  # so that a file that is touched is tried again
         return row | _quarantined(error.reason, error.detail)
     except OSError as error:
         return row | _quarantined(Reason.UNREADABLE, error.strerror or type(error).__name__)
@@ -323,41 +325,14 @@ def _state(digest: bytes, status: Status, reason: str | None, detail: str | None
     }
 
 
-def _is_untouched(photo: FoundPhoto, old: _Known, source: str, consent: Consent | None) -> bool:
-    try:
-        stat = photo.path.stat()
-    except OSError:
+def _is_untouched(
+    photo: FoundPhoto, known: KnownRows, place: int, source: str, consent: Consent | None
+) -> bool:
+    if photo.status is None or not known.is_file(place, source, *photo.status):
         return False
-    same_file = (stat.st_size, stat.st_mtime_ns, source) == (old.size, old.mtime_ns, old.source)
-    return same_file and (consent is None or consent.value == old.consent)
+    return consent is None or consent.value == known.consent(place)
 
 
-def _same_row(row: dict[str, Any], old: _Known) -> bool:
+def _same_row(row: dict[str, Any], old: KnownRow) -> bool:
     same_bytes = row["image_sha256"] is not None and row["image_sha256"] == old.sha256
     return same_bytes and row["source"] == old.source and row["consent"] == old.consent
-
-
-def _known_rows(lake: Lake) -> dict[str, _Known]:
-    names = ["image_id", "source", "source_size", "source_mtime_ns", "image_sha256", "consent", "shard"]
-    table = lake.faces.snapshot().dataset.to_table(columns=names)
-    columns: Sequence[list[Any]] = [table[name].to_pylist() for name in names]
-    return {
-        image_id: _Known(source, size or -1, mtime or -1, sha256, consent, shard)
-        for image_id, source, size, mtime, sha256, consent, shard in zip(*columns, strict=True)
-    }
-
-
-@contextlib.contextmanager
-def _one_ingest_at_a_time(lake: Lake) -> Iterator[None]:
-    """Hold the ingest lock of a local lake: two ingests could append one photograph twice."""
-    if not lake.is_local:
-        yield
-        return
-    with (Path(lake.uri) / "ingest.lock").open("w") as handle:
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise LakeError(
-                f"another ingest is running on {lake.uri}; wait for it to end, then run this again"
-            ) from error
-        yield

@@ -12,6 +12,8 @@ import pyarrow as pa
 
 from resources.lake import schema
 from resources.lake.errors import LakeDamaged, LakeError, clear_storage_errors
+from resources.lake.remote import download, upload, working_root
+from resources.lake.storage import S3, Storage
 from resources.lake.table import LakeTable
 from resources.lake.upgrade import bring_up_to_date
 
@@ -68,7 +70,9 @@ class Lake:
             with clear_storage_errors(lake.uri):
                 lake._create()
         elif not lake.faces.exists():
-            if lake.is_local and Path(lake.faces.uri).is_dir():
+            with clear_storage_errors(lake.uri):  # a store that cannot be reached is not one without a lake
+                damaged = lake.storage.exists("faces.lance")
+            if damaged:
                 raise LakeDamaged(
                     f"{lake.faces.uri} cannot be opened; `orchard repair --lake {text}` mends it"
                 )
@@ -83,7 +87,9 @@ class Lake:
     def locate(cls, uri: str | Path) -> Lake:
         """The lake at a path or URI without a look whether it is there and sound."""
         text = str(uri)
-        return cls(text if "://" in text else str(Path(text).expanduser().resolve()))
+        if "://" in text and not text.startswith(S3):
+            raise LakeError(f"{text}: a lake is a folder or an s3:// URI; nothing else is supported")
+        return cls(text.rstrip("/") if "://" in text else str(Path(text).expanduser().resolve()))
 
     def _create(self) -> None:
         if self.is_local:
@@ -141,13 +147,36 @@ class Lake:
         """Metrics of every evaluation."""
         return self.table("evaluations")
 
+    @property
+    def storage(self) -> Storage:
+        """The files of the lake, those of its tables among them."""
+        return Storage.at(self.uri)
+
+    @property
+    def working_root(self) -> Path:
+        """Where files of the lake are made: in itself, or in a folder of this machine for an object store."""
+        return Path(self.uri) if self.is_local else working_root(self.uri)
+
     def folder(self, *parts: str) -> Path:
-        """A folder inside a local lake, created. Raises LakeError on an object store."""
-        if not self.is_local:
-            raise LakeError(f"{self.uri} is not a local folder; checkpoints need a local lake for now")
-        path = Path(self.uri, *parts)
+        """A folder of this machine in which files of the lake are made, created; see `publish`."""
+        path = self.working_root.joinpath(*parts)
         path.mkdir(parents=True, exist_ok=True)
         return path
+
+    def publish(self, path: Path) -> str:
+        """Put a finished file or folder, made under `folder()`, into the lake; returns its location there."""
+        location = path.relative_to(self.working_root).as_posix()
+        if not self.is_local:
+            upload(self.storage, path, location)
+        return location
+
+    def fetch(self, location: str) -> Path:
+        """A published file or folder as a path of this machine.
+
+        Raises LakeError when an object store does not have it whole; a local path is not looked at.
+        """
+        path = self.working_root / location
+        return path if self.is_local else download(self.storage, location, path)
 
     def current_artifact(self, stage: str, recipe: str = "default") -> Artifact | None:
         """The newest artifact of a stage and recipe, or None when it was never made."""

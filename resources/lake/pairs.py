@@ -2,23 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+import contextlib
+import time
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import pyarrow as pa
 
+from resources.lake.commit import exchange_rows
+from resources.lake.errors import CommitConflict, LakeError
 from resources.lake.lake import Lake
 from resources.lake.locks import works_on_lake
 from resources.lake.removals import read_removals
 from resources.lake.schema import SWAP_PAIRS_SCHEMA
-from resources.lake.table import LakeTable
+from resources.lake.table import ROW_ID, LakeTable
 from resources.photos.pairs import SwapPair
+
+SYNC_ATTEMPTS = 20
+"""How often a table of pairs is read again because other writers changed it meanwhile."""
 
 
 @dataclass(frozen=True)
 class PairSync:
-    """What `sync_pairs` did to a table."""
+    """What was done to a table of pairs."""
 
     added: int
     removed: int
@@ -45,7 +53,7 @@ def swap_pair_rows(pairs: Iterable[SwapPair]) -> list[dict[str, Any]]:
 
 @works_on_lake
 def store_swap_pairs(lake: Lake, rows: Sequence[Mapping[str, Any]]) -> PairSync:
-    """Make the pinned list exactly these rows (pair_id, source_image_id, target_image_id, truth).
+    """Make the pinned list exactly these rows (pair_id, source_image_id, target_image_id, truth), atomically.
 
     Equal rows are left alone, so that storing the same list twice changes nothing. Pairs with a forgotten
     photograph are left out.
@@ -53,48 +61,75 @@ def store_swap_pairs(lake: Lake, rows: Sequence[Mapping[str, Any]]) -> PairSync:
     removals = read_removals(lake)
     ends = ("source_image_id", "target_image_id")
     rows = [row for row in rows if not any(removals.has_image(row[end]) for end in ends)]
-    stored = {row["pair_id"]: row for row in lake.swap_pairs.snapshot().dataset.to_table().to_pylist()}
-    wanted = {row["pair_id"]: dict(row) for row in rows}
-    stale = [key for key, row in stored.items() if wanted.get(key) != row]
-    fresh = [row for key, row in wanted.items() if stored.get(key) != row]
-    lake.swap_pairs.delete(stale)
-    lake.swap_pairs.append(pa.Table.from_pylist(fresh, schema=SWAP_PAIRS_SCHEMA))
-    return PairSync(added=len(fresh), removed=len(stale), kept=len(wanted) - len(fresh))
+    return _make_equal(lake.swap_pairs, rows, SWAP_PAIRS_SCHEMA, lambda stored, fresh: [list(fresh)])
 
 
 def sync_pairs(
     table: LakeTable, pairs: Sequence[Mapping[str, Any]], schema: pa.Schema, shard_size: int, prefix: str
 ) -> PairSync:
-    """Make a pair table hold exactly `pairs`: new rows appended in shards, unwanted rows deleted.
+    """Make a pair table hold exactly `pairs`, in one commit: new rows in shards, unwanted rows deleted.
 
-    A pair keeps its row, and so its computed columns, as long as its id and photographs stay the same.
+    A pair keeps its row, and so its computed columns, as long as its id and photographs stay the same; a
+    changed one is a new row, of which nothing is computed. New rows go where there is room, the first
+    shard first.
     """
-    snapshot = table.snapshot()
+
+    def in_shards(kept: Sequence[Mapping[str, Any]], fresh: Sequence[Mapping[str, Any]]) -> list[_Rows]:
+        used = Counter(row["shard"] for row in kept)
+        parts: list[_Rows] = []
+        index = start = 0
+        while start < len(fresh):
+            shard = shard_name(prefix, index)
+            room = max(shard_size - used[shard], 0)
+            if room:
+                parts.append([{**pair, "shard": shard} for pair in fresh[start : start + room]])
+            index, start = index + 1, start + room
+        return parts
+
+    return _make_equal(table, pairs, schema, in_shards)
+
+
+_Rows = list[Mapping[str, Any]]
+
+
+def _make_equal(
+    table: LakeTable,
+    rows: Sequence[Mapping[str, Any]],
+    schema: pa.Schema,
+    into_fragments: Callable[[_Rows, _Rows], list[_Rows]],
+) -> PairSync:
+    """Exchange what differs between the table and `rows` in one commit; look again when another came first.
+
+    `into_fragments` takes the stored rows that stay and the new ones, and gives the new ones fragment by
+    fragment.
+    """
     names = [field.name for field in schema if field.name != "shard"]
-    stored = {row["pair_id"]: row for row in snapshot.dataset.to_table(columns=[*names, "shard"]).to_pylist()}
-    wanted = {pair["pair_id"]: pair for pair in pairs}
-
-    def same(key: str) -> bool:
-        return key in stored and all(stored[key][name] == wanted[key][name] for name in names)
-
-    unwanted = [key for key in stored if key not in wanted or not same(key)]
-    missing = [pair for key, pair in wanted.items() if not same(key)]
-    table.delete(unwanted)
-    counts: dict[str, int] = {}
-    for key, row in stored.items():
-        if key not in unwanted:
-            counts[row["shard"]] = counts.get(row["shard"], 0) + 1
-    index = 0
-    while missing:
-        shard = shard_name(prefix, index)
-        room = shard_size - counts.get(shard, 0)
-        if room > 0:
-            batch, missing = missing[:room], missing[room:]
-            rows = [{**{name: pair[name] for name in names}, "shard": shard} for pair in batch]
-            table.append(pa.Table.from_pylist(rows, schema=schema))
-        index += 1
-    return PairSync(
-        added=len(wanted) - (len(stored) - len(unwanted)),
-        removed=len(unwanted),
-        kept=len(stored) - len(unwanted),
+    wanted = {row["pair_id"]: {name: row[name] for name in names} for row in rows}
+    done: PairSync | None = None
+    for attempt in range(SYNC_ATTEMPTS):
+        snapshot = table.snapshot()
+        kept: dict[str, Mapping[str, Any]] = {}
+        unwanted: list[int] = []
+        for row in snapshot.scan(schema.names).to_pylist():
+            key = row["pair_id"]
+            same = key in wanted and all(row[name] == value for name, value in wanted[key].items())
+            if same and key not in kept:
+                kept[key] = row
+            else:
+                unwanted.append(row[ROW_ID])
+        fresh: _Rows = [row for key, row in wanted.items() if key not in kept]
+        change = PairSync(added=len(fresh), removed=len(unwanted), kept=len(kept))
+        if not fresh and not unwanted:
+            return done or change
+        parts = into_fragments(list(kept.values()), fresh) if fresh else []
+        added = [pa.Table.from_pylist(part, schema=schema) for part in parts]
+        with contextlib.suppress(CommitConflict):
+            version = exchange_rows(snapshot, unwanted, added)
+            done = done or change
+            if version == snapshot.version + 1:
+                return done
+        time.sleep(0.05 * (attempt + 1))
+    raise LakeError(
+        f"other writers kept changing {table.uri} ({SYNC_ATTEMPTS} attempts); run the same command again "
+        "when they are done"
     )

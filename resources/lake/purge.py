@@ -1,4 +1,4 @@
-"""Remove rows of a table so that no byte of them stays on disk: not in old versions, not under tags.
+"""Remove rows of a table so that no byte of them stays stored: not in old versions, not under tags.
 
 Deleting a row in Lance only marks it. Here the fragments that still hold it are written anew, one by one (a
 shard is a set of whole fragments and must stay so), row ids kept; then the versions that knew it go.
@@ -23,6 +23,8 @@ from resources.lake.files import (
     tagged_versions,
     unreferenced_files,
 )
+from resources.lake.leases import ensure_held
+from resources.lake.storage import Storage
 from resources.lake.table import LakeTable
 
 ROWS_PER_FRAGMENT = 1 << 40
@@ -41,7 +43,7 @@ class Purged:
 
 
 def purge_rows(table: LakeTable, columns: Sequence[str], values: Collection[str]) -> Purged:
-    """Remove every row that has one of `values` in one of `columns`, from the disk too.
+    """Remove every row that has one of `values` in one of `columns`, from where it is stored too.
 
     All old versions go, except tagged ones that never held such a row. Safe to repeat after a kill. The
     caller must be alone on the lake.
@@ -60,7 +62,7 @@ def purge_rows(table: LakeTable, columns: Sequence[str], values: Collection[str]
     done.versions = len(old)
     done.bytes = drop_versions(table, old)
     for item in unreferenced_files(table, stored_versions(table)):
-        item.path.unlink()
+        Storage.at(table.uri).remove(item.location)
         done.bytes += item.size
     return done
 
@@ -109,6 +111,7 @@ def drop_versions(table: LakeTable, versions: Sequence[int]) -> int:
     """
     if not versions:
         return 0
+    ensure_held(table.uri)
     stats = open_version(table).cleanup_old_versions(
         versions=list(versions), error_if_tagged_old_versions=False
     )
@@ -145,5 +148,6 @@ def _rewrite(table: LakeTable, fragment_ids: Sequence[int]) -> int:
     missing = sorted(set(fragment_ids) - set(tasks))
     if missing:
         raise LakeError(f"Lance would not rewrite fragments {missing} of {table.uri}; nothing was changed")
+    ensure_held(table.uri)
     Compaction.commit(dataset, [tasks[fragment].execute(dataset) for fragment in fragment_ids])
     return len(fragment_ids)

@@ -118,5 +118,4 @@ def mark_tainted(lake: Lake, tainted: Iterable[Tainted]) -> None:
         for item in tainted
         if item.digest not in known or known[item.digest].photographs < item.photographs
     }
-    table.delete([digest for digest in fresh if digest in known])
-    table.append(pa.Table.from_pylist([asdict(item) for item in fresh.values()], schema=TAINTED_SCHEMA))
+    table.put(pa.Table.from_pylist([asdict(item) for item in fresh.values()], schema=TAINTED_SCHEMA))

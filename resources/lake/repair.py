@@ -10,7 +10,6 @@ import contextlib
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import lance
@@ -25,9 +24,10 @@ from resources.lake.housekeeping import remove_all
 from resources.lake.ingest import ingest, refresh_shard, source_path, source_roots
 from resources.lake.lake import TABLE_KEYS, Lake
 from resources.lake.locks import alone_on_lake
+from resources.lake.storage import Storage
 from resources.lake.table import LakeTable
 
-DAMAGED_SUFFIX = ".damaged"
+MANIFEST, DAMAGED_SUFFIX = ".manifest", ".damaged"
 LIST_MAKER = "release"
 """The stage that writes the rows of the pair tables: made stale when such rows are lost."""
 
@@ -101,26 +101,31 @@ def _open_tables(lake: Lake, check_only: bool) -> list[str]:
     told: list[str] = []
     for name in TABLE_KEYS:
         table = lake.table(name)
-        manifests = sorted((Path(table.uri) / MANIFESTS).glob("*.manifest"))
+        storage = Storage.at(table.uri)
+        manifests = [item for item in storage.children(MANIFESTS) if item.endswith(MANIFEST)]
         if not manifests or table.exists():
             continue
-        bad: list[Path] = []
-        for path in manifests:  # the newest comes first
+        bad: list[str] = []
+        for location in manifests:  # the newest comes first
             with contextlib.suppress(OSError, ValueError):
-                lance.dataset(table.uri, version=MANIFEST_NUMBERS - int(path.stem))
+                lance.dataset(table.uri, version=_version(location))
                 break
-            bad.append(path)
+            bad.append(location)
         else:
             raise LakeError(
                 f"no version of {table.uri} can be read; move that folder away and ingest the "
                 "photographs again"
             )
-        told += [f"{name}: version {MANIFEST_NUMBERS - int(path.stem)} cannot be read" for path in bad]
+        told += [f"{name}: version {_version(location)} cannot be read" for location in bad]
         if not check_only:
-            for path in bad:
-                path.rename(path.with_suffix(DAMAGED_SUFFIX))
-            remove_all([Path(table.uri) / MANIFESTS / "latest_version_hint.json"])
+            for location in bad:
+                storage.rename(location, location.removesuffix(MANIFEST) + DAMAGED_SUFFIX)
+            storage.remove(f"{MANIFESTS}/latest_version_hint.json")
     return told
+
+
+def _version(manifest: str) -> int:
+    return MANIFEST_NUMBERS - int(manifest.rpartition("/")[2].removesuffix(MANIFEST))
 
 
 def _empty(table: LakeTable, damage: Damage, report: RepairReport) -> None:
@@ -158,7 +163,7 @@ def _make_again(lake: Lake, item: DamagedFile, report: RepairReport) -> None:
     """Remove a damaged checkpoint or list; the stage whose current artifact it is becomes stale."""
     rows = lake.artifacts.snapshot().dataset.to_table(columns=["stage", "location"]).to_pylist()
     stages = sorted({row["stage"] for row in rows if row["location"] == item.location})
-    remove_all([Path(lake.uri) / item.location])
+    remove_all(lake, [item.location])
     for stage in stages:
         current = lake.current_artifact(stage)
         if current is not None and current.location == item.location:

@@ -18,6 +18,7 @@ import pyarrow as pa
 from resources.lake.arrow import compute as pc
 from resources.lake.arrow import one_piece
 from resources.lake.errors import LakeError, clear_storage_errors
+from resources.lake.leases import ensure_held
 from resources.lake.schema import LAKE_FORMAT
 
 ROW_ID = "_rowid"
@@ -88,6 +89,7 @@ class LakeTable:
         """Append rows as new fragments. Columns that other stages own read as null for them."""
         if rows.num_rows == 0:
             return
+        ensure_held(self.uri)
         lance.write_dataset(
             rows,
             self.uri,
@@ -107,14 +109,24 @@ class LakeTable:
         if "shard" in rows.schema.names and len(pc.unique(rows["shard"])) != 1:
             raise LakeError(f"replace() on {self.uri} was given rows of several shards; call it per shard")
         dataset = lance.dataset(self.uri, storage_options=self._options)
+        ensure_held(self.uri)
         result = dataset.merge_insert(self.key).when_matched_update_all().execute(rows)
         return int(result["num_updated_rows"])
 
+    def put(self, rows: pa.Table) -> None:
+        """Replace known rows by key and append the others, in one commit; not for a table with shards."""
+        if rows.num_rows:
+            dataset = lance.dataset(self.uri, storage_options=self._options)
+            ensure_held(self.uri)
+            builder = dataset.merge_insert(self.key).when_matched_update_all()
+            builder.when_not_matched_insert_all().execute(rows)
+
     def delete(self, keys: Sequence[str]) -> None:
-        """Delete rows by key; unknown keys are ignored."""
-        dataset = lance.dataset(self.uri, storage_options=self._options)
-        for start in range(0, len(keys), READ_CHUNK):
-            dataset.delete(f"{self.key} IN ({_sql_strings(keys[start : start + READ_CHUNK])})")
+        """Delete rows by key, all in one commit; unknown keys are ignored."""
+        if keys:
+            dataset = lance.dataset(self.uri, storage_options=self._options)
+            ensure_held(self.uri)
+            dataset.delete(f"{self.key} IN ({_sql_strings(keys)})")
 
     def ensure_columns(self, fields: Iterable[pa.Field]) -> None:
         """Add missing columns, schema only (no data file is written).
@@ -198,6 +210,8 @@ class Snapshot:
     ) -> lance.LanceScanner:
         conditions = [f"shard = {_sql_strings([shard])}"] if shard is not None else []
         conditions += [f"({filter})"] if filter else []
+        if shard is not None:  # the other shards' values are not even read: one shard of 400 costs a tenth
+            options["late_materialization"] = True
         return self.dataset.scanner(
             columns=[name for name in columns if name.split(".")[0] in self.columns],
             filter=" AND ".join(conditions) or None,

@@ -5,6 +5,10 @@ every decoder allocates what the header declares. So the container is walked fir
 the declared size is known before anything is allocated, a cut file is told from a corrupt one, and the place
 where the picture ends is exact.
 
+The walk also says which byte ranges make up the picture. Only those are handed to a decoder: EXIF, comments,
+colour profiles, text and unknown chunks cost libraries time and memory that grow faster than the file (Pillow
+joins EXIF segments one by one, and reads every entry of an EXIF directory), and no pixel depends on them.
+
 What no walk can see: JPEG data and WebP data carry no checksum, and damage inside them that still forms valid
 codes decodes to a wrong picture. Random bytes in a JPEG betray themselves by 0xFF followed by a byte that may
 not stand there, about once per 256 bytes: of stretches of 200-300 overwritten bytes 60 % were found (2,000
@@ -51,11 +55,19 @@ _JPEG_FRAME_MARKERS = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
 # Tables, scans, comments and application data; 0xDC is the late line count.
 _JPEG_MARKERS_AFTER_SCAN = frozenset((0xC4, 0xCC, 0xDA, 0xDB, 0xDC, 0xDD, 0xFE, *range(0xE0, 0xF0)))
 _JPEG_MARKER_IN_SCAN = re.compile(rb"\xff[\x01-\xfe]")
+_JPEG_FILL_BYTES = re.compile(rb"\xff+")
+# No pixel depends on comments and application data, save on JFIF's and Adobe's: they say how colour is coded.
+_JPEG_ASIDE = frozenset((0xFE, *range(0xE1, 0xF0))) - {0xEE}
+_EXIF_HEADER = b"Exif\0\0"
 
+_PNG_PICTURE_CHUNKS = frozenset((b"IHDR", b"PLTE", b"tRNS", b"IDAT", b"IEND"))
 _PNG_CHANNELS = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}
 # First column, first row, column step and row step of the seven interlace passes (PNG §8.2).
 _ADAM7 = ((0, 0, 8, 8), (4, 0, 8, 8), (0, 4, 4, 8), (2, 0, 4, 4), (0, 2, 2, 4), (1, 0, 2, 2), (0, 1, 1, 2))
 _INFLATE_STEP = 1 << 18
+
+MAX_PARTS = 1_000_000
+"""Most segments, restart markers or chunks in one file: a restart per 8x8 px of 64 megapixels just fits."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +80,9 @@ class Container:
         height: declared height in pixels, before any EXIF rotation.
         animated: whether the container declares an animation.
         end: offset of the first byte after the picture.
+        ranges: byte ranges, start and end, that a decoder needs; joined, they are a file of the same format.
+        scans: passes over the picture, more than one in progressive JPEGs.
+        exif: EXIF data from its TIFF header on; None where there is none, and for WebP (its decoder tells).
     """
 
     format: ImageFormat
@@ -75,6 +90,25 @@ class Container:
     height: int
     animated: bool
     end: int
+    ranges: tuple[tuple[int, int], ...]
+    scans: int = 1
+    exif: bytes | None = None
+
+    def picture(self, data: bytes) -> bytes:
+        """The bytes of `data` that pixels depend on."""
+        return b"".join(data[start:end] for start, end in self.ranges)
+
+
+class _Ranges:
+    """Byte ranges to keep, neighbours joined."""
+
+    def __init__(self, end: int) -> None:
+        self.found = [(0, end)]
+
+    def keep(self, start: int, end: int) -> None:
+        if self.found[-1][1] == start:
+            start = self.found.pop()[0]
+        self.found.append((start, end))
 
 
 def sniff_format(data: bytes) -> ImageFormat:
@@ -109,7 +143,7 @@ def read_container(data: bytes) -> Container:
     """Walk the container of `data` without decoding pixels.
 
     Raises:
-        RowError: see `sniff_format`; further `truncated` and `undecodable`.
+        RowError: see `sniff_format`; further `truncated`, `undecodable` and `too_slow`.
     """
     walk = {"JPEG": _walk_jpeg, "PNG": _walk_png, "WEBP": _walk_webp}[sniff_format(data)]
     return walk(data)
@@ -159,23 +193,32 @@ def _undecodable(what: str, position: int) -> RowError:
     return RowError(Reason.UNDECODABLE, f"{what} at byte {position}")
 
 
+def _too_many(parts: int, what: str) -> None:
+    if parts > MAX_PARTS:
+        raise RowError(Reason.TOO_SLOW, f"more than {MAX_PARTS} {what}")
+
+
 def _walk_jpeg(data: bytes) -> Container:
     position, total = 2, len(data)
     size: tuple[int, int] | None = None
-    has_scan = False
-    restart_interval = 0
+    scans = parts = restart_interval = 0
+    exif: bytes | None = None
+    ranges = _Ranges(position)
     while True:
         if position + 1 >= total:
             raise _truncated("the JPEG segments", total)
         if data[position] != 0xFF:
             raise _undecodable(f"a JPEG marker should stand, not 0x{data[position]:02x},", position)
         marker = data[position + 1]
-        if marker == 0xFF:  # fill byte
-            position += 1
+        if marker == 0xFF and (fill := _JPEG_FILL_BYTES.match(data, position)):
+            position = fill.end() - 1
             continue
         if marker == 0xD9:
+            ranges.keep(position, position + 2)
             break
-        misplaced = has_scan and marker not in _JPEG_MARKERS_AFTER_SCAN
+        parts += 1
+        _too_many(parts, "JPEG segments and restart markers")
+        misplaced = scans > 0 and marker not in _JPEG_MARKERS_AFTER_SCAN
         if misplaced or marker < 0xC0 or 0xD0 <= marker <= 0xD8:
             raise _undecodable(f"JPEG marker 0x{marker:02x} out of place", position)
         body = position + 4
@@ -199,28 +242,37 @@ def _walk_jpeg(data: bytes) -> Container:
             size = (width, height)
         elif marker == 0xDD and length == 4:
             restart_interval = int.from_bytes(data[body : body + 2], "big")
+        elif marker == 0xE1 and exif is None and data.startswith(_EXIF_HEADER, body):
+            exif = data[body + len(_EXIF_HEADER) : end]
         elif marker == 0xDA:
-            has_scan = True
-            end = _end_of_jpeg_scan(data, end, restart_interval > 0)
+            scans += 1
+            end, restarts = _end_of_jpeg_scan(data, end, restart_interval > 0)
+            parts += restarts
+        if marker not in _JPEG_ASIDE:
+            ranges.keep(position, end)
         position = end
-    if size is None or not has_scan:
+    if size is None or not scans:
         raise _undecodable("the JPEG ends without a frame or a scan", position)
-    return Container("JPEG", size[0], size[1], animated=False, end=position + 2)
+    return Container("JPEG", *size, False, position + 2, tuple(ranges.found), scans, exif)
 
 
-def _end_of_jpeg_scan(data: bytes, start: int, has_restarts: bool) -> int:
-    """Offset of the first marker after entropy-coded data; the order of restart markers is checked."""
-    position, expected = start, 0xD0
+def _end_of_jpeg_scan(data: bytes, start: int, has_restarts: bool) -> tuple[int, int]:
+    """Offset of the first marker after entropy-coded data, and how many restart markers lie before it.
+
+    The order of restart markers is checked.
+    """
+    position, expected, restarts = start, 0xD0, 0
     while True:
         found = _JPEG_MARKER_IN_SCAN.search(data, position)
         if found is None:
             raise _truncated("the JPEG picture data", len(data))
         marker = data[found.end() - 1]
         if not 0xD0 <= marker <= 0xD7:
-            return found.start()
+            return found.start(), restarts
         if not has_restarts or marker != expected:
             raise _undecodable(f"unexpected JPEG restart marker 0x{marker:02x}", found.start())
-        expected = 0xD0 + (expected - 0xD0 + 1) % 8
+        expected, restarts = 0xD0 + (expected - 0xD0 + 1) % 8, restarts + 1
+        _too_many(restarts, "JPEG restart markers")
         position = found.end()
 
 
@@ -228,7 +280,11 @@ def _walk_png(data: bytes) -> Container:
     position, total = len(PNG_MAGIC), len(data)
     size: tuple[int, int] | None = None
     animated = has_data = False
+    exif: bytes | None = None
+    parts, ranges = 0, _Ranges(position)
     while True:
+        parts += 1
+        _too_many(parts, "PNG chunks")
         body = position + 8
         if body > total:
             raise _truncated("a PNG chunk header", total)
@@ -253,14 +309,18 @@ def _walk_png(data: bytes) -> Container:
             )
         elif kind == b"acTL":
             animated = True
+        elif kind == b"eXIf":
+            exif = data[body : end - 4]
         elif kind == b"IDAT":
             has_data = True
+        if kind in _PNG_PICTURE_CHUNKS:
+            ranges.keep(position, end)
         position = end
         if kind == b"IEND":
             break
     if size is None or not has_data:
         raise _undecodable("the PNG ends without header or picture data", position)
-    return Container("PNG", size[0], size[1], animated=animated, end=position)
+    return Container("PNG", *size, animated, position, tuple(ranges.found), exif=exif)
 
 
 def _walk_webp(data: bytes) -> Container:
@@ -286,4 +346,4 @@ def _walk_webp(data: bytes) -> Container:
         width, height = (int.from_bytes(body[at : at + 3], "little") + 1 for at in (4, 7))
     else:
         raise _undecodable(f"unknown WebP chunk {kind!r}", 12)
-    return Container("WEBP", width, height, animated=animated, end=min(end, len(data)))
+    return Container("WEBP", width, height, animated, min(end, len(data)), ((0, len(data)),))

@@ -1,14 +1,17 @@
 """From file bytes to upright RGB pixels, under limits.
 
 Every photograph of unknown origin passes here and nowhere else. The order is: size in bytes, format by
-magic bytes, walk of the container (`containers.py`), limits on the *declared* size, full decode by Pillow.
-So a decompression bomb is refused before anything is allocated, and a file that passes has been decoded to
-its last row.
+magic bytes, walk of the container (`containers.py`), limits on the *declared* size, full decode by Pillow of
+the bytes that pixels depend on, and of no others. So a decompression bomb is refused before anything is
+allocated, and a file that passes has been decoded to its last row.
+
+Time and memory are limited twice. Here, by what is counted before decoding: bytes, pixels, passes, parts. And
+at ingest by a process of its own (`isolation.py`), which enforces `max_seconds` and `max_memory` and may die.
 
 Decisions, each deterministic:
 
-* EXIF orientation is applied exactly once, here. Missing, malformed or out-of-range values count as 1. XMP
-  orientation is not consulted. Pixels that leave this module are upright.
+* EXIF orientation is applied exactly once, here. Missing, malformed or out-of-range values count as 1
+  (`orientation.py`). XMP orientation is not consulted. Pixels that leave this module are upright.
 * Colour becomes 8-bit RGB. Grey is repeated; palettes are looked up; alpha is composited over white; CMYK
   and YCCK go through Pillow's plain conversion; 16-bit samples keep their high byte. ICC profiles are not
   applied: the stored values are taken as sRGB, as the data sets of this field do.
@@ -44,12 +47,14 @@ from resources.photos.containers import (
     read_container,
     sniff_format,
 )
+from resources.photos.orientation import read_orientation
 from resources.photos.reasons import Reason, RowError
 
 PILLOW_WARNING_PIXELS = 89_478_485
 """Above this Pillow starts to warn (1 GiB / 4 / 3, `Image.MAX_IMAGE_PIXELS` as shipped)."""
 
-_EXIF_ORIENTATION = 0x0112
+_STRIP_ROWS = 512
+"""Rows composited over white at a time, so that transparency costs no second picture."""
 
 # What Pillow's decoders raise on hostile bytes. Anything else, MemoryError included, is our fault and stops.
 _DECODER_ERRORS = (
@@ -91,6 +96,25 @@ class DecodeLimits(BaseModel):
         gt=0,
         le=PILLOW_WARNING_PIXELS,
         description="Largest declared width x height; larger is `too_large`. Capped by Pillow's own guard.",
+    )
+    max_scans: int = Field(
+        default=100,
+        gt=0,
+        description="Most passes of a progressive JPEG, each over all pixels; encoders write about 10. "
+        "More is `too_slow`.",
+    )
+    max_seconds: float = Field(
+        default=30.0,
+        gt=0,
+        description="Most CPU seconds for one file where it is decoded in a process of its own (ingest); "
+        "more is `too_slow`.",
+    )
+    max_memory: int = Field(
+        default=4 * 2**30,
+        gt=0,
+        description="Address space of that process in bytes; a file that needs more is `too_large`, or "
+        "`undecodable` where libjpeg or libwebp report a lack of memory as damage. A photograph within the "
+        "other limits stays below 2 GiB.",
     )
     min_side: int = Field(default=32, gt=0, description="Shortest side in pixels; shorter is `too_small`.")
     formats: frozenset[ImageFormat] = Field(
@@ -148,7 +172,7 @@ def inspect_photo(data: bytes, limits: DecodeLimits = DEFAULT_LIMITS) -> PhotoFa
 
     Raises:
         RowError: `empty`, `not_an_image`, `unsupported_format`, `truncated`, `undecodable`, `animated`,
-            `too_large` or `too_small`.
+            `too_large`, `too_small` or `too_slow`.
     """
     return decode_photo(data, limits)[0]
 
@@ -166,15 +190,16 @@ def decode_photo(data: bytes, limits: DecodeLimits = DEFAULT_LIMITS) -> tuple[Ph
     container = _checked_container(data, limits)
     try:
         # Naming the format keeps Pillow from trying its other sixty decoders on these bytes.
-        with Image.open(io.BytesIO(data), formats=(container.format,)) as image:
+        with Image.open(io.BytesIO(container.picture(data)), formats=(container.format,)) as image:
             # Before load(): nothing has been allocated for pixels yet.
             if image.size != (container.width, container.height):
                 declared = f"{container.width}x{container.height}"
                 raise RowError(Reason.UNDECODABLE, f"two declared sizes, {declared} and {image.size}")
-            if getattr(image, "n_frames", 1) > 1 and image.format != "MPO":
+            if getattr(image, "n_frames", 1) > 1:
                 raise RowError(Reason.ANIMATED, f"{image.format} with several frames")
             image.load()
-            orientation = _orientation(image)
+            exif = container.exif if container.format != "WEBP" else image.info.get("exif")
+            orientation = read_orientation(exif)
             upright = _to_rgb(image)
     except UnidentifiedImageError as error:
         raise RowError(Reason.UNDECODABLE, f"Pillow rejects this {container.format} header") from error
@@ -206,6 +231,8 @@ def _checked_container(data: bytes, limits: DecodeLimits) -> Container:
         raise RowError(Reason.TOO_LARGE, f"{width}x{height} pixels, at most {allowed} are accepted")
     if container.animated:
         raise RowError(Reason.ANIMATED, f"an animated {container.format}")
+    if container.scans > limits.max_scans:
+        raise RowError(Reason.TOO_SLOW, f"{container.scans} scans, at most {limits.max_scans} are accepted")
     if min(width, height) == 0:
         raise RowError(Reason.UNDECODABLE, f"declared size {width}x{height}")
     if min(width, height) < limits.min_side:
@@ -215,26 +242,20 @@ def _checked_container(data: bytes, limits: DecodeLimits) -> Container:
     return container
 
 
-def _orientation(image: Image.Image) -> int:
-    """EXIF orientation 1..8 from the EXIF block alone; 1 for anything malformed."""
-    block = image.info.get("exif")
-    if not isinstance(block, bytes):
-        return 1
-    exif = Image.Exif()
-    try:
-        exif.load(block)
-        value = exif.get(_EXIF_ORIENTATION, 1)
-    except _DECODER_ERRORS:
-        return 1  # EXIF is a courtesy of the camera; a broken one must not cost the photograph
-    return value if isinstance(value, int) and 1 <= value <= 8 else 1
-
-
 def _to_rgb(image: Image.Image) -> Image.Image:
     if image.mode.startswith("I"):  # 16-bit grey: "I;16" and its byte orders, or "I" from some writers
-        samples = np.asarray(image).astype(np.int64) >> 8
+        samples = np.asarray(image) >> 8
         return Image.fromarray(np.clip(samples, 0, 255).astype(np.uint8)).convert("RGB")
     if image.mode in ("RGBA", "LA", "PA", "La", "RGBa") or "transparency" in image.info:
-        rgba = image.convert("RGBA")
-        white = Image.new("RGBA", rgba.size, (255, 255, 255, 255))
-        return Image.alpha_composite(white, rgba).convert("RGB")
+        return _over_white(image)
     return image.convert("RGB")
+
+
+def _over_white(image: Image.Image) -> Image.Image:
+    upright = Image.new("RGB", image.size)
+    for top in range(0, image.height, _STRIP_ROWS):
+        box = (0, top, image.width, min(top + _STRIP_ROWS, image.height))
+        strip = image.crop(box).convert("RGBA")
+        white = Image.new("RGBA", strip.size, (255, 255, 255, 255))
+        upright.paste(Image.alpha_composite(white, strip).convert("RGB"), box)
+    return upright

@@ -66,25 +66,48 @@ class LayoutError(ValueError):
     """The folder cannot be read as the layout that was asked for."""
 
 
+class FileStatus(NamedTuple):
+    """What tells an unchanged file without reading it: its size in bytes and when it was modified."""
+
+    size: int
+    modified_ns: int
+
+    @classmethod
+    def look(cls, location: str) -> FileStatus | None:
+        """Status of the file at a place, None when it cannot be looked at."""
+        try:
+            found = os.stat(location)
+        except OSError:
+            return None
+        return cls(found.st_size, found.st_mtime_ns)
+
+
 @dataclass(frozen=True, slots=True)
 class FoundPhoto:
     """One candidate file.
 
     Attributes:
-        path: where it is; may hold surrogate escapes.
+        location: where it is; may hold surrogate escapes.
         relative: its path under the root with `/`, escaped to valid UTF-8: fit to be stored.
         identity: whose photograph it is.
         stem: the image id without its identity.
         image_id: unique under one root.
+        status: size and time when it was found; None for a dead link.
         problem: `DUPLICATE_ID`, `UNREADABLE` (a dead link), or None.
     """
 
-    path: Path
+    location: str
     relative: str
     identity: str
     stem: str
     image_id: str
+    status: FileStatus | None
     problem: Reason | None = None
+
+    @property
+    def path(self) -> Path:
+        """Where it is."""
+        return Path(self.location)
 
 
 class Skipped(NamedTuple):
@@ -95,13 +118,13 @@ class Skipped(NamedTuple):
 
 
 class _Entry(NamedTuple):
-    path: Path
+    location: str
     parts: tuple[str, ...]
-    dead: bool
+    status: FileStatus | None
 
 
 class _Folder(NamedTuple):
-    path: Path
+    prefix: str
     parts: tuple[str, ...]
     names: Iterator[str]
 
@@ -157,6 +180,8 @@ def detect_layout(root: Path) -> tuple[Layout, str]:
 
 def escape(name: str) -> str:
     """Make a file name valid UTF-8 and XML by reversible percent escapes; ordinary names stay as they are."""
+    if name.isascii() and name.isprintable() and "%" not in name:  # nearly all; five times quicker
+        return name
     if not _FORBIDDEN.search(name) and not _ESCAPE_LOOKALIKE.search(name):
         return name
     return _FORBIDDEN.sub(_percent, name.replace("%", "%25"))
@@ -178,17 +203,18 @@ def _named(entries: Iterator[_Entry], layout: Layout) -> Iterator[FoundPhoto]:
         if layout != "flat" and folders and folders[0] != folder:
             folder, in_folder = folders[0], set()
         image_id, identity = _name(layout, folders, stem)
-        problem = Reason.UNREADABLE if entry.dead else None
+        problem = None if entry.status else Reason.UNREADABLE
         while image_id in in_root or image_id in in_folder:
             problem = problem or Reason.DUPLICATE_ID
             image_id += escape(suffix) or "."
         (in_folder if folders and layout != "flat" else in_root).add(image_id)
         yield FoundPhoto(
-            path=entry.path,
+            location=entry.location,
             relative="/".join(map(escape, entry.parts)),
             identity=image_id if identity is None else identity,
             stem=image_id.rsplit("/", 1)[-1],
             image_id=image_id,
+            status=entry.status,
             problem=problem,
         )
 
@@ -214,43 +240,45 @@ def _join(parts: list[str]) -> str:
 def _walk(root: Path, on_skipped: Callable[[Skipped], None]) -> Iterator[_Entry]:
     visited: set[tuple[int, int]] = set()
     # A stack of name iterators, not recursion: deep trees must not meet Python's recursion limit.
-    stack = [_Folder(root, (), iter(_enter(root, visited, on_skipped)))]
+    # Places are strings, not paths: making 1.5 million paths takes longer than asking for the files' times.
+    start = os.fspath(root)
+    stack = [_Folder(start.rstrip("/") + "/", (), iter(_enter(start, visited, on_skipped)))]
     while stack:
         folder = stack[-1]
         name = next(folder.names, None)
         if name is None:
             stack.pop()
             continue
-        path, parts = folder.path / name, (*folder.parts, name)
+        location, parts = folder.prefix + name, (*folder.parts, name)
         try:
-            mode = path.stat().st_mode
+            status = os.stat(location)
         except OSError:  # a dead link, a link onto itself, no permission: a row that says so
-            yield _Entry(path, parts, dead=True)
+            yield _Entry(location, parts, None)
             continue
-        if stat.S_ISREG(mode):
-            yield _Entry(path, parts, dead=False)
-        elif stat.S_ISDIR(mode):
-            stack.append(_Folder(path, parts, iter(_enter(path, visited, on_skipped))))
+        if stat.S_ISREG(status.st_mode):
+            yield _Entry(location, parts, FileStatus(status.st_size, status.st_mtime_ns))
+        elif stat.S_ISDIR(status.st_mode):
+            stack.append(_Folder(f"{location}/", parts, iter(_enter(location, visited, on_skipped))))
         else:
-            on_skipped(Skipped(path, "neither a file nor a folder"))
+            on_skipped(Skipped(Path(location), "neither a file nor a folder"))
 
 
-def _enter(folder: Path, visited: set[tuple[int, int]], on_skipped: Callable[[Skipped], None]) -> list[str]:
+def _enter(folder: str, visited: set[tuple[int, int]], on_skipped: Callable[[Skipped], None]) -> list[str]:
     """Candidate names of a folder; none, and a word to `on_skipped`, where it cannot or need not be read."""
     try:
-        status = folder.stat()
+        status = os.stat(folder)
         key = (status.st_dev, status.st_ino)
         if key in visited:
-            on_skipped(Skipped(folder, "this folder has been read already under another name"))
+            on_skipped(Skipped(Path(folder), "this folder has been read already under another name"))
             return []
         visited.add(key)
         return _sorted_names(folder)
     except OSError as error:
-        on_skipped(Skipped(folder, f"folder cannot be read: {error.strerror}"))
+        on_skipped(Skipped(Path(folder), f"folder cannot be read: {error.strerror}"))
         return []
 
 
-def _sorted_names(folder: Path) -> list[str]:
+def _sorted_names(folder: str | Path) -> list[str]:
     """Candidate names in a folder; folders sort as if they ended in `/`: so whole paths come bytewise."""
     keyed: list[tuple[bytes, str]] = []
     with os.scandir(folder) as entries:
@@ -284,7 +312,8 @@ def _listing(folder: Path) -> tuple[list[str], list[str]]:
     except OSError as error:
         raise LayoutError(f"{folder} is not a folder that can be read: {error.strerror}") from error
     folders = [name for name in names if (folder / name).is_dir()]
-    return folders, [name for name in names if name not in set(folders)]
+    is_folder = frozenset(folders)
+    return folders, [name for name in names if name not in is_folder]
 
 
 def _first_candidate(folder: Path, deep: bool = False) -> str | None:

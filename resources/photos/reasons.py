@@ -27,7 +27,9 @@ class Reason(StrEnum):
     TRUNCATED = "truncated", "The file ends before its picture does."
     UNDECODABLE = "undecodable", "All bytes seem to be there, yet they do not decode to a picture."
     ANIMATED = "animated", "The file holds several frames; a photograph has one."
-    TOO_LARGE = "too_large", "More bytes or more pixels than the limits allow."
+    TOO_LARGE = "too_large", "More bytes or pixels than the limits allow, or more memory to decode them."
+    TOO_SLOW = "too_slow", "Decoding takes longer, or more passes or parts, than the limits allow."
+    DECODER_DIED = "decoder_died", "The process that decoded the file crashed or was killed."
     TOO_SMALL = "too_small", "A side of the picture is shorter than the limits allow."
     UNREADABLE = (
         "unreadable",

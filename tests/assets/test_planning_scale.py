@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
+import os
 import time
 import tracemalloc
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pyarrow as pa
@@ -12,10 +15,24 @@ import pytest
 
 from assets.planner import Planner
 from assets.stage import ArtifactStage, Input, NoConfig, RowStage, StageGraph
-from benches.planning import RELEASE_INPUTS, build_lake, change_one_row, plan_everything, synthetic_graph
-from resources.lake.digest import shard_digest
+from benches.planning import plan_everything
+from benches.synthetic_lake import (
+    MODIFIED_NS,
+    RELEASE_INPUTS,
+    UPSTREAM,
+    add_pairs,
+    build_lake,
+    build_photographs,
+    change_one_row,
+    photo_bytes,
+    synthetic_graph,
+)
+from pipeline.execution import run_stages
+from resources.lake.digest import digest_bytes, shard_digest
+from resources.lake.ingest import ingest
 from resources.lake.lake import Lake
-from resources.lake.schema import Column, state_column
+from resources.lake.schema import DIGEST_BYTES, Column, state_column
+from resources.lake.table import Snapshot
 
 SHARDS, ROWS_PER_SHARD = 8, 2500
 
@@ -46,15 +63,82 @@ def test_a_release_is_planned_from_the_digest_of_all_rows(big_lake: Lake) -> Non
     assert plan.expected == planner.graph["release"].prefix + b"".join(parts)
 
 
+def scans(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, str | None]]:
+    """Collects table and shard of every scan that a plan makes from now on."""
+    made: list[tuple[str, str | None]] = []
+    scan_chunks = Snapshot.scan_chunks
+
+    def counted(self: Snapshot, columns: Sequence[str], *, shard: str | None = None) -> Iterator[pa.Table]:
+        made.append((Path(self.table.uri).stem, shard))
+        return scan_chunks(self, columns, shard=shard)
+
+    monkeypatch.setattr(Snapshot, "scan_chunks", counted)
+    return made
+
+
+def test_a_run_with_nothing_stale_reads_the_table_once(
+    big_lake: Lake, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = scans(monkeypatch)
+    report = run_stages(big_lake, synthetic_graph(), tuple(UPSTREAM))
+    assert report.computed_rows == dict.fromkeys(UPSTREAM, 0)
+    assert made == [("faces", None)]
+
+
+def test_after_one_changed_file_only_its_shard_is_read_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A real ingest, and the twelve stages for one row; no other photograph is opened."""
+    photographs = tmp_path / "photographs"
+    build_photographs(photographs, 300)
+    lake = build_lake(tmp_path / "lake", 3, 100, photographs)
+    changed = photographs / "p000006" / "03.png"
+    for path in photographs.rglob("*.png"):
+        if path != changed:
+            path.write_bytes(b"\0" * path.stat().st_size)  # whoever reads it finds no photograph
+            os.utime(path, ns=(MODIFIED_NS, MODIFIED_NS))
+    changed.write_bytes(photo_bytes(140))
+    ingested = ingest(lake, photographs, layout="identity-folders")
+    assert (ingested.unchanged, ingested.replaced, ingested.quarantined) == (299, 1, {})
+    made = scans(monkeypatch)
+    report = run_stages(lake, synthetic_graph(), tuple(UPSTREAM))
+    assert report.computed_rows == dict.fromkeys(UPSTREAM, 1)
+    assert made[0] == ("faces", None)
+    assert set(made[1:]) == {("faces", "shard-00001")}
+    monkeypatch.undo()
+    assert plan_everything(lake, synthetic_graph())["stale_rows"] == 0
+    landmarks = lake.faces.snapshot().find(["p000006/03", "p000006/04"], ["landmarks"])
+    assert landmarks["p000006/03"]["landmarks"] == 140 % 100
+
+
+def test_shards_of_pairs_read_the_photographs_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    lake = build_lake(tmp_path / "lake", 2, 100)
+    add_pairs(lake, 2, 30)
+    graph = synthetic_graph(pairs=True)
+    made = scans(monkeypatch)
+    first = Planner(lake, graph)
+    assert not first.table("triplets", "triplets-00000").stages["swapped"].stale.any()
+    second = Planner(lake, graph, earlier=first)
+    assert not second.table("triplets", "triplets-00001").stages["swapped"].stale.any()
+    assert made.count(("faces", None)) == 1
+    change_one_row(lake)
+    third = Planner(lake, graph, earlier=second)
+    third.table("triplets", "triplets-00000")
+    assert made.count(("faces", None)) == 2, "photographs that changed since are read again"
+    forced = Planner(lake, graph, forced=["latents"], earlier=third)
+    assert forced.table("triplets", "triplets-00000").stages["swapped"].waiting.all()
+
+
 def naive_digests(lake: Lake, stage: str) -> dict[str | None, str]:
     """Digest of every shard, and of all rows under None, made one Python object at a time."""
     column = f"{state_column(stage)}.digest"
-    rows = lake.faces.snapshot().scan(["image_id", "shard", column]).to_pylist()
     groups: dict[str | None, list[tuple[str, bytes]]] = {}
-    for row in rows:
-        for group in (row["shard"], None):
-            groups.setdefault(group, []).append((row["image_id"], row[column] or b""))
-    return {group: shard_digest(pairs) for group, pairs in groups.items()}
+    for row in lake.faces.snapshot().scan(["image_id", "shard", column]).to_pylist():
+        groups.setdefault(row["shard"], []).append((row["image_id"], row[column] or b""))
+    every = sorted(pair for pairs in groups.values() for pair in pairs)
+    rows = b"".join(digest_bytes(key.encode(), digest) for key, digest in every)
+    whole = hashlib.blake2b(rows, digest_size=DIGEST_BYTES).hexdigest()
+    return {group: shard_digest(pairs) for group, pairs in groups.items()} | {None: whole}
 
 
 def test_one_changed_row_is_found_and_digests_stay_what_they_were(tmp_path: Path) -> None:

@@ -85,6 +85,12 @@ def bring(lake: Lake, root: str, turns: str) -> None:
         ingest(lake, Path(root), shard_size=SHARD_SIZE)
 
 
+def take(lake: Lake, *roots: str) -> None:
+    """Ingest folders one after another, each as soon as nobody else ingests."""
+    for root in roots:
+        ingest(lake, Path(root), shard_size=SHARD_SIZE, wait_seconds=120)
+
+
 def compact(lake: Lake, keys: str) -> None:
     """Delete rows one after another and write the fragments that held them anew."""
     for key in keys.split(","):
@@ -104,7 +110,7 @@ def clean(lake: Lake, seconds: str) -> None:
         time.sleep(0.1)
 
 
-ACTIONS = {action.__name__: action for action in (compute, bring, compact, clean)}
+ACTIONS = {action.__name__: action for action in (compute, bring, take, compact, clean)}
 
 
 def main(arguments: Sequence[str]) -> None:

@@ -96,6 +96,11 @@ def _pin(case: Path, photos: Path) -> dict[str, int]:
     return run(case, "aesthetics", "identity_embedding", "masks")
 
 
+def _pin_others(case: Path, photos: Path) -> dict[str, int]:
+    done = small_orchard.pin_swap_pairs(Lake.open(case / "lake"), grey=60)
+    return {"exchanged": done.added}
+
+
 def _stages(*names: str) -> Callable[[Path, Path], dict[str, int]]:
     return lambda case, photos: run(case, *names)
 
@@ -128,6 +133,20 @@ def _dagster(stage: str, shard: str | None) -> Callable[[Path, Path], dict[str, 
     return materialise
 
 
+def _tell_dagster(case: Path, photos: Path) -> dict[str, int]:
+    import dagster as dg
+
+    from assets.dagster_assets import register_partitions
+    from pipeline.dagster_sync import report_versions
+
+    lake, graph = Lake.open(case / "lake"), small_orchard.orchard()
+    graph.prepare(lake)
+    (case / "dagster").mkdir(exist_ok=True)
+    with dg.DagsterInstance.local_temp(str(case / "dagster")) as instance:
+        register_partitions(instance, lake)
+        return {"events": report_versions(instance, lake, graph)}
+
+
 ROWS = ("aesthetics", "identity_embedding", "masks", "latents")
 WRITES = ("before_write", "after_data_file", "after_commit")
 TRAINING = ("mid_training", "mid_checkpoint", "after_commit")
@@ -136,8 +155,10 @@ EVENTS = ("before_event", "after_event")
 ACTIONS = (
     Action("ingest", "", _ingest, short=("mid_ingest",)),
     Action("annotated", "ingest", _pin, in_matrix=False),
+    Action("list of swap pairs", "annotated", _pin_others, short=("after_data_file",)),
     Action("row stage on faces", "annotated", _stages("latents"), short=WRITES),
     Action("release", "row stage on faces", _stages("release"), short=("mid_release", "after_commit")),
+    Action("results told to Dagster", "release", _tell_dagster, short=("after_event",)),
     Action("row stage on pairs", "release", _stages("pseudo_triplets"), short=WRITES),
     Action("teacher", "row stage on pairs", _stages("teacher"), short=TRAINING),
     Action("triplets release", "teacher", _stages("triplets_release")),

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import platform
 import shutil
 import signal
@@ -25,7 +26,14 @@ import small_orchard
 from actions import ACTIONS, CHANGED, FRESH, Action
 from rich.console import Console
 from rich.table import Table
-from verify import Content, dagster_versions, differences, leftovers, read_content
+from verify import (
+    Content,
+    dagster_versions,
+    differences,
+    files_after_housekeeping,
+    leftovers,
+    read_content,
+)
 
 from resources.lake.failpoints import POINTS
 
@@ -102,6 +110,7 @@ class Twin:
     computed: dict[str, int]
     passes: dict[str, int]
     leftovers: list[str]
+    files: Counter[str]
 
 
 class Matrix:
@@ -156,9 +165,16 @@ class Matrix:
         answer = self.server.act(action.kind, case, COUNT_ALL)
         if answer["signal"] or answer["exit"]:
             raise RuntimeError(f"{action.kind} failed without being killed: {answer}")
-        content = read_content(case)
+        tidied = case.with_name(f"{action.kind} (tidied)")
+        shutil.copytree(case, tidied)
         self.twins[action.kind] = Twin(
-            case, content, dagster_versions(case), answer["computed"], answer["passes"], leftovers(case)
+            case,
+            read_content(case),
+            dagster_versions(case),
+            answer["computed"],
+            answer["passes"],
+            leftovers(case),
+            files_after_housekeeping(tidied),
         )
         return self.twins[action.kind]
 
@@ -195,6 +211,11 @@ class Matrix:
         if twin.passes["mid_training"]:
             wrong += self._too_many_steps(twin, line, number, steps)
         line.leftovers += len(set(leftovers(case)) - set(twin.leftovers))
+        files = files_after_housekeeping(case)
+        for name in sorted(files.keys() | twin.files.keys()):
+            if files[name] != twin.files[name]:
+                wrong.append(f"gc: {files[name]} files {name}, {twin.files[name]} without the kill")
+        wrong += [f"gc: {sentence}" for sentence in differences(twin.content, read_content(case))]
         return wrong
 
     def _too_many_steps(self, twin: Twin, line: Line, number: int, steps: int) -> list[str]:
@@ -234,10 +255,12 @@ def report(lines: list[Line], seconds: float) -> Table:
 def as_json(lines: list[Line], seconds: float, short: bool) -> dict[str, Any]:
     """The lines and where they come from, as plain values."""
     return {
-        "what": "SIGKILL at a named point, then a plain rerun, compared with a run never killed",
+        "what": "SIGKILL at a named point, then a plain rerun, compared with a run never killed, before and "
+        "after `orchard gc`",
+        "recomputed": "rows, artifacts or events that the reruns of a line made, summed",
         "command": "make crash" if not short else "python tests/crash/matrix.py --short",
         "date": time.strftime("%Y-%m-%d"),
-        "machine": {"cpu": platform.machine(), "python": platform.python_version()},
+        "machine": {"cpu": platform.machine(), "cores": os.cpu_count(), "python": platform.python_version()},
         "versions": {name: version(name) for name in ("pylance", "dagster", "torch", "pyarrow")},
         "seconds": round(seconds, 1),
         "kills": sum(line.kills for line in lines),

@@ -25,7 +25,7 @@ from assets.triplets_release import triplets_release_stage
 from models.faces.parsing import encode_codes, pack_mask
 from models.swap.config import TrainingRecipe
 from resources.lake.lake import Lake
-from resources.lake.pairs import store_swap_pairs
+from resources.lake.pairs import PairSync, store_swap_pairs
 from resources.lake.schema import Column
 
 SIDE = 64
@@ -65,14 +65,14 @@ def change_photos(root: Path) -> None:
         paint(root / "p7" / f"{photo:02d}.png", 700 + photo)
 
 
-def pin_swap_pairs(lake: Lake) -> None:
-    """Pin two swaps between people 3 and 4, with answers."""
+def pin_swap_pairs(lake: Lake, grey: int = 40) -> PairSync:
+    """Pin two swaps between people 3 and 4, with grey pictures for answers."""
     rows = []
     for source, target in (("p3/01", "p4/00"), ("p4/01", "p3/02")):
-        truth = encode_png(np.full((SIDE, SIDE, 3), len(rows) * 90 + 40, np.uint8))
+        truth = encode_png(np.full((SIDE, SIDE, 3), len(rows) * 90 + grey, np.uint8))
         row = {"pair_id": f"{source}__{target}", SOURCE: source, TARGET: target, "truth": truth}
         rows.append(row)
-    store_swap_pairs(lake, rows)
+    return store_swap_pairs(lake, rows)
 
 
 def orchard() -> StageGraph:

@@ -89,6 +89,24 @@ def test_the_judge_sees_what_a_kill_could_do(small_lake: Path) -> None:
     assert leftovers(small_lake) == ["faces.lance/data/x"]
 
 
+def test_the_judge_counts_what_housekeeping_leaves(small_lake: Path) -> None:
+    """What it takes away is not counted, what it overlooks is."""
+    from verify import files_after_housekeeping
+
+    whole = files_after_housekeeping(small_lake)
+    assert whole["faces.lance/data/*.lance"] == 3
+    lake = small_lake / "lake"
+    for name in ("faces.lance/data/0.lance", "faces.lance/_deletions/0-1-2.arrow", "releases/x.unfinished"):
+        (lake / name).parent.mkdir(exist_ok=True)
+        (lake / name).write_bytes(b"left by a kill")
+    (lake / "checkpoints/.unfinished-1-ab").mkdir(parents=True)
+    (lake / "checkpoints/.unfinished-1-ab/adapter.safetensors").write_bytes(b"half")
+    assert files_after_housekeeping(small_lake) == whole
+    assert list((lake / "checkpoints").iterdir()) == []
+    (lake / "faces.lance/data/unknown.part").write_bytes(b"of no kind that housekeeping knows")
+    assert files_after_housekeeping(small_lake) - whole == {"faces.lance/data/*.part": 1}
+
+
 def test_the_judge_sees_a_row_that_came_twice(small_lake: Path) -> None:
     from verify import read_content
 

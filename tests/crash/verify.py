@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +18,7 @@ import small_orchard
 
 from assets.planner import Planner
 from assets.stage import RowStage
+from resources.lake.housekeeping import collect_garbage
 from resources.lake.lake import TABLE_KEYS, Lake
 
 ARTIFACT_COLUMNS = ["stage", "recipe", "fingerprint", "digest", "code_version", "location"]
@@ -70,25 +72,41 @@ def differences(expected: Content, found: Content) -> list[str]:
 
 
 def leftovers(folder: Path) -> list[str]:
-    """Files that nothing refers to: data files no version names, temporary files, states of training."""
+    """Files that nothing refers to: of tables, temporary ones, states of training."""
     lake = Lake.open(folder / "lake")
     root = Path(lake.uri)
     found = []
     for name in _tables(lake):
-        uri = f"{lake.uri}/{name}.lance"
-        newest = lance.dataset(uri)
-        named = {
-            Path(item.path).name
-            for version in newest.versions()
-            for fragment in lance.dataset(uri, version=version["version"]).get_fragments()
-            for item in fragment.data_files()
-        }
-        found += [
-            str(path.relative_to(root)) for path in Path(uri, "data").glob("*") if path.name not in named
-        ]
-    temporary = [*root.glob("checkpoints/.*"), *root.glob("releases/*.unfinished")]
-    temporary += [*root.glob("training/*/resume"), *root.glob("training/*/.*")]
-    return found + [str(path.relative_to(root)) for path in temporary]
+        place = root / f"{name}.lance"
+        named: set[Path] = set()
+        for version in lance.dataset(str(place)).versions():
+            for fragment in lance.dataset(str(place), version=version["version"]).get_fragments():
+                named |= {place / "data" / item.path for item in fragment.data_files()}
+                if (deletions := fragment.metadata.deletion_file) is not None:
+                    named.add(place / deletions.path(fragment.fragment_id))
+        found += [path for part in ("data", "_deletions") for path in (place / part).glob("*")]
+        found = [path for path in found if path not in named]
+    found += [*root.glob("checkpoints/.*"), *root.glob("releases/*.unfinished")]
+    found += [*root.glob("training/*/resume"), *root.glob("training/*/.*")]
+    return [str(path.relative_to(root)) for path in found]
+
+
+def files_after_housekeeping(folder: Path) -> Counter[str]:
+    """Remove all that `orchard gc` can remove, and count what is left, by kind and place.
+
+    Lance's own files have names that are different every time, so of them only folder and suffix count;
+    everything else counts by its name.
+    """
+    lake = Lake.open(folder / "lake")
+    root = Path(lake.uri)
+    collect_garbage(lake, keep_seconds=0, safety_seconds=0)
+    found: Counter[str] = Counter()
+    for path in root.rglob("*"):
+        if path.is_file():
+            name = path.relative_to(root)
+            own = name.parent.name in ("data", "_versions", "_transactions", "_deletions")
+            found[str(name.parent / f"*{name.suffix}") if own else str(name)] += 1
+    return found
 
 
 def dagster_versions(folder: Path) -> dict[str, str]:

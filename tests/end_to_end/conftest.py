@@ -73,6 +73,7 @@ class Place:
             "ORCHARD_LAKE": str(self.folder / "lake"),
             "ORCHARD_PROFILE": PROFILE,
             "ORCHARD_DEVICE": "cpu",
+            "ORCHARD_REFRESH_SECONDS": "1",
             "OMP_NUM_THREADS": "1",
             "NO_COLOR": "1",
         }

@@ -74,7 +74,7 @@ def test_definitions_load_in_every_way_dagster_knows(place: Any) -> None:
         outputs = list(pool.map(lambda command: place.run(*command), commands))
     listed = json.loads(outputs[0])
     assert {asset["asset_key"] for asset in listed["assets"]} == {"faces", *profile("smoke").graph().names}
-    assert [job["name"] for job in listed["jobs"]] == ["refresh_job"]
+    assert [job["name"] for job in listed["jobs"]] == ["discover_job", "refresh_job"]
 
 
 def test_dg_launch_computes_one_partition_of_the_same_lake(place: Any, run_place: Any, digests: Any) -> None:

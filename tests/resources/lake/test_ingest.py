@@ -13,6 +13,7 @@ from resources.lake.consent import Consent
 from resources.lake.errors import LakeError
 from resources.lake.ingest import ingest, refresh_shard
 from resources.lake.lake import Lake
+from resources.photos.decoding import DecodeLimits
 
 
 def rows(lake: Lake, *columns: str) -> dict[str, dict]:
@@ -53,6 +54,21 @@ def test_touching_a_file_is_no_change(lake: Lake, photo_tree: Path) -> None:
     report = ingest(lake, photo_tree)
     assert (report.replaced, report.unchanged) == (0, 12)
     assert lake.faces.snapshot().version == version
+
+
+def test_a_verdict_that_depends_on_the_machine_is_revised_when_the_file_is_touched(
+    lake: Lake, tmp_path: Path
+) -> None:
+    photo = tmp_path / "photos" / "large.png"
+    photo.parent.mkdir()
+    Image.new("RGB", (4000, 4000)).save(photo, compress_level=1)
+    ingest(lake, photo.parent, limits=DecodeLimits(max_seconds=0.02))
+    state = rows(lake, "faces_state")["large/large"]["faces_state"]
+    assert (state["reason"], state["detail"]) == ("too_slow", "more than 0.02 CPU seconds")
+    assert ingest(lake, photo.parent).unchanged == 1
+    os.utime(photo, ns=(1, 1))
+    assert ingest(lake, photo.parent).replaced == 1
+    assert rows(lake, "faces_state")["large/large"]["faces_state"]["status"] == "ok"
 
 
 def test_a_changed_file_replaces_its_row_and_keeps_its_shard_and_row_id(lake: Lake, photo_tree: Path) -> None:

@@ -73,14 +73,6 @@ def test_a_worker_of_another_process_keeps_the_clean_up_out_until_it_is_killed(l
         pass
 
 
-def test_an_object_store_is_refused_in_one_sentence() -> None:
-    with (
-        pytest.raises(LakeError, match="not a local folder; forget needs one"),
-        alone_on_lake(Lake("s3://bucket/lake"), "forget"),
-    ):
-        pass
-
-
 def test_what_lance_says_of_a_damaged_file_names_the_remedy(lake: Lake) -> None:
     @works_on_lake
     def read(lake: Lake) -> None:

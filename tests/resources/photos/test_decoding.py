@@ -7,6 +7,7 @@ import io
 import os
 import pickle
 import struct
+import time
 import tracemalloc
 import zlib
 from collections.abc import Mapping
@@ -16,10 +17,11 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from PIL import Image
+from PIL import Image, ImageCms
+from PIL.PngImagePlugin import PngInfo
 from pydantic import ValidationError
 
-from resources.photos.containers import read_container
+from resources.photos.containers import MAX_PARTS, read_container
 from resources.photos.decoding import (
     PILLOW_WARNING_PIXELS,
     DecodeLimits,
@@ -28,6 +30,7 @@ from resources.photos.decoding import (
     inspect_photo,
     read_photo,
 )
+from resources.photos.orientation import read_orientation
 from resources.photos.reasons import Reason, RowError
 
 Broken = Mapping[str, tuple[bytes, Reason]]
@@ -71,6 +74,110 @@ def test_every_good_photo_decodes_to_the_same_scene(good_photos: Good, picture: 
         grey = pixels.mean(axis=-1)[:, 100:]  # right part, where the translucent ones are not all white
         wanted = np.asarray(picture).mean(axis=-1)[:, 100:]
         assert np.corrcoef(grey.ravel(), wanted.ravel())[0, 1] > 0.3, name
+
+
+def test_what_is_kept_from_the_decoder_changes_no_pixel(good_photos: Good, picture: Image.Image) -> None:
+    """Pillow gives the same picture from the whole file as from the parts that it is handed."""
+    profile = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+    jpeg = {"exif": exif(orientation=1), "comment": b"words", "icc_profile": profile, "xmp": b"<x/>"}
+    notes = PngInfo()
+    notes.add_text("Title", "words", zip=True)
+    full = {
+        "full.jpg": encoded(picture, "JPEG", **jpeg, progressive=True),
+        "full_cmyk.jpg": encoded(picture.convert("CMYK"), "JPEG", **jpeg),
+        "full.png": encoded(picture, "PNG", pnginfo=notes, icc_profile=profile, exif=exif(1)),
+        "full_palette.png": encoded(picture.quantize(9), "PNG", pnginfo=notes, transparency=b"\x00\x80"),
+    }
+    for name, data in {**good_photos, **full}.items():
+        kept = read_container(data).picture(data)
+        with Image.open(io.BytesIO(data)) as whole, Image.open(io.BytesIO(kept)) as part:
+            np.testing.assert_array_equal(np.asarray(whole.convert("RGBA")), np.asarray(part.convert("RGBA")))
+        if name in full:
+            assert len(kept) < len(data) - len(profile) * ("cmyk" in name), name
+            assert b"words" not in kept
+
+
+def encoded(picture: Image.Image, image_format: str, **options: object) -> bytes:
+    buffer = io.BytesIO()
+    picture.save(buffer, image_format, **options)
+    return buffer.getvalue()
+
+
+def exif(orientation: int) -> bytes:
+    block = Image.Exif()
+    block[0x0112] = orientation
+    return block.tobytes()
+
+
+def segment(marker: int, body: bytes) -> bytes:
+    return bytes([0xFF, marker]) + struct.pack(">H", len(body) + 2) + body
+
+
+def png_chunk(kind: bytes, body: bytes) -> bytes:
+    return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
+
+
+def test_metadata_that_grows_costs_no_more_than_reading_it(good_photos: Good) -> None:
+    """Small forms of files on which Pillow alone would work for minutes, or fill the memory."""
+    jpeg, png = good_photos["baseline.jpg"], good_photos["plain.png"]
+    directory = b"MM\0*\0\0\0\x08" + struct.pack(">H", 65535)
+    directory += b"".join(struct.pack(">HHII", tag, 7, 4_000_000, 8) for tag in range(1, 65536))
+    bombs = {
+        "exif in 20,000 segments": jpeg[:2] + segment(0xE1, b"Exif\0\0" + b"x" * 94) * 20_000 + jpeg[2:],
+        "4 MB of fill bytes": jpeg[:2] + b"\xff" * 4_000_000 + jpeg[2:],
+        "20,000 comments": jpeg[:2] + segment(0xFE, b"") * 20_000 + jpeg[2:],
+        "20,000 texts": png[:33] + png_chunk(b"tEXt", b"a\0b") * 20_000 + png[33:],
+        "65,535 entries of 4 MB": png[:33] + png_chunk(b"eXIf", directory.ljust(5_000_000)) + png[33:],
+    }
+    for name, data in bombs.items():
+        tracemalloc.start()
+        started = time.process_time()
+        facts = inspect_photo(data)
+        seconds, peak = time.process_time() - started, tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        assert (facts.width, facts.height, facts.trailing_bytes) == (160, 120, 0)
+        assert seconds < 5, (name, seconds)
+        assert peak < len(data) + 2_000_000, (name, peak)
+
+
+def test_parts_and_passes_are_counted_before_decoding(good_photos: Good) -> None:
+    jpeg, png = good_photos["progressive.jpg"], good_photos["plain.png"]
+    last_pass = jpeg[jpeg.rindex(b"\xff\xc4") : -2]
+    scans = jpeg.count(b"\xff\xda")
+    assert scans == 10
+    assert inspect_photo(jpeg[:-2] + last_pass * (100 - scans) + b"\xff\xd9").format == "JPEG"
+    slow = {
+        "scans": jpeg[:-2] + last_pass * (101 - scans) + b"\xff\xd9",
+        "segments": jpeg[:2] + b"\xff\xfe\0\2" * (MAX_PARTS + 1) + jpeg[2:],
+        "chunks": png[:33] + png_chunk(b"prVt", b"") * MAX_PARTS + png[33:],
+    }
+    for name, data in slow.items():
+        assert reason_of(data) is Reason.TOO_SLOW, name
+    assert reason_of(jpeg, DecodeLimits(max_scans=9)) is Reason.TOO_SLOW
+
+
+@pytest.mark.parametrize(
+    ("block", "orientation"),
+    [
+        (b"II*\0\x08\0\0\0\x01\0\x12\x01\x03\0\x01\0\0\0\x06\0\0\0", 6),
+        (b"Exif\0\0MM\0*\0\0\0\x08\0\x01\x01\x12\0\x03\0\0\0\x01\0\x08\0\0", 8),
+        (b"MM\0*\0\0\0\x08\xff\xff\x01\x12\0\x03\0\0\0\x01\0\x03\0\0", 3),  # counts 65,535, holds one
+        (b"MM\0*\0\0\0\x08\0\x01\x01\x12\0\x04\0\0\0\x01\0\0\0\x05", 5),  # a long
+        (b"MM\0*\0\0\0\x08\0\x01\x01\x12\0\x03\0\0\0\x01\0\x00\0\0", 1),  # 0
+        (b"MM\0*\0\0\0\x08\0\x01\x01\x12\0\x03\0\0\0\x01\0\x09\0\0", 1),  # 9
+        (b"MM\0*\0\0\0\x08\0\x01\x01\x12\0\x03\0\0\0\x01\xff\xff\0\0", 1),  # 65,535
+        (b"MM\0*\0\0\0\x08\0\x01\x01\x12\0\x03\0\0\0\x02\0\x06\0\0", 1),  # two values
+        (b"MM\0*\0\0\0\x08\0\x01\x01\x12\0\x02\0\0\0\x01\0\x06\0\0", 1),  # a text
+        (b"MM\0*\0\0\0\x08\0\x01\x01\x12\0\x03\0\0\0\x01\0", 1),  # cut inside the entry
+        (b"MM\0*\xff\xff\xff\xff\0\x01", 1),  # a directory outside
+        (b"MM\0+\0\0\0\x08\0\0", 1),  # BigTIFF
+        (b"MM", 1),
+        (b"", 1),
+        (None, 1),
+    ],
+)
+def test_orientation_is_read_from_its_entry_alone(block: bytes | None, orientation: int) -> None:
+    assert read_orientation(block) == orientation
 
 
 def test_lossless_pixels_are_exact(good_photos: Good, picture: Image.Image) -> None:

@@ -1,0 +1,398 @@
+"""What a refresh finds and what it launches, over real lakes and a real Dagster instance.
+
+Stages are the cheap ones of tests/crash/small_orchard.py, so that a whole DAG is made in seconds.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import logging
+import os
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import dagster as dg
+import pytest
+
+from assets.dagster_assets import build_assets
+from assets.planner import Planner
+from assets.stage import StageGraph
+from pipeline.automation.discovery import discover, discover_job
+from pipeline.automation.launching import Failures, stale_launches
+from pipeline.automation.sensors import StaleCursor, build_automation
+from pipeline.automation.settings import AutomationSettings, refreshed_stages
+from pipeline.dagster_sync import open_instance
+from pipeline.execution import run_stages
+from pipeline.options import UsageError
+from pipeline.profiles import profile
+from resources.lake.consent import Consent
+from resources.lake.ingest import ingest
+from resources.lake.lake import Lake
+from resources.lake.resource import LakeResource
+
+log = logging.getLogger("refresh")
+ROWS = ("aesthetics", "identity_embedding", "masks", "latents")
+SHARDS = ("shard-00000", "shard-00001", "shard-00002")
+
+
+@pytest.fixture(scope="module")
+def small() -> ModuleType:
+    path = Path(__file__).parents[1] / "crash" / "small_orchard.py"
+    spec = importlib.util.spec_from_file_location("small_orchard", path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@dataclass
+class Orchard:
+    """A lake of 16 photographs in three shards, nothing computed."""
+
+    lake: Lake
+    photos: Path
+    graph: StageGraph
+
+    def launches(self, *stages: str) -> list[tuple[str, tuple[str, ...]]]:
+        found = stale_launches(Planner(self.lake, self.graph), stages or self.graph.names)
+        return [(launch.target, launch.stages) for launch in found]
+
+    def run(self, *stages: str) -> dict[str, int]:
+        return run_stages(self.lake, self.graph, stages, device="cpu").computed_rows
+
+    def rows(self) -> int:
+        return self.lake.faces.snapshot().dataset.count_rows()
+
+
+@pytest.fixture
+def orchard(small: ModuleType, tmp_path: Path) -> Orchard:
+    small.write_photos(tmp_path / "photos")
+    lake = Lake.open(tmp_path / "lake", create=True)
+    ingest(lake, tmp_path / "photos", shard_size=small.SHARD_SIZE, consent=Consent.SYNTHETIC)
+    graph = small.orchard()
+    graph.prepare(lake)
+    return Orchard(lake, tmp_path / "photos", graph)
+
+
+def test_the_defaults_train_nothing() -> None:
+    graph = profile("tiny").graph()
+    default = refreshed_stages(graph, ())
+    assert default[-1] == "release"
+    assert {"teacher", "student", "pseudo_triplets", "swaps"}.isdisjoint(default)
+    assert set(default[:-1]) == {stage.name for stage in graph.row_stages("faces")}
+    assert refreshed_stages(graph, ["all"]) == list(graph.names)
+    assert refreshed_stages(graph, ["masks", "landmarks"]) == ["landmarks", "masks"]
+    with pytest.raises(UsageError, match="no stage mask; there are"):
+        refreshed_stages(graph, ["mask"])
+
+
+def test_settings_come_from_the_environment() -> None:
+    assert AutomationSettings.from_environment({}) == AutomationSettings()
+    found = AutomationSettings.from_environment(
+        {
+            "ORCHARD_REFRESH_CRON": "30 2 * * *",
+            "ORCHARD_REFRESH_SECONDS": "5",
+            "ORCHARD_REFRESH_STAGES": "landmarks, iris",
+            "ORCHARD_REFRESH_PRUNE": "true",
+        }
+    )
+    assert found == AutomationSettings(cron="30 2 * * *", seconds=5, stages=("landmarks", "iris"), prune=True)
+    with pytest.raises(ValueError, match="seconds"):
+        AutomationSettings.from_environment({"ORCHARD_REFRESH_SECONDS": "0"})
+
+
+def test_only_stale_shards_are_launched_then_what_is_made_of_them(
+    orchard: Orchard, small: ModuleType
+) -> None:
+    assert orchard.launches() == [(shard, ROWS) for shard in SHARDS]
+    orchard.run(*ROWS)
+    assert orchard.launches() == [("release", ("release",))]
+    assert orchard.launches(*ROWS) == []
+    small.paint(orchard.photos / "p2" / "00.png", 9002)
+    discover(orchard.lake, log, prune=False)
+    assert orchard.launches() == [("shard-00001", ROWS)]
+    [launch] = stale_launches(Planner(orchard.lake, orchard.graph), ROWS)
+    assert launch.why.startswith("aesthetics: 1 input:faces; identity_embedding: 1 input:faces; ")
+    # what waits for a stage that may not be launched is not launched either
+    assert orchard.launches("identity_embedding", "latents") == [("shard-00001", ("identity_embedding",))]
+    orchard.run(*ROWS, "release")
+    assert orchard.launches(*ROWS, "release", "teacher") == [("teacher", ("teacher",))]
+    assert orchard.launches(*ROWS, "release") == []
+
+
+def test_pair_tables_wait_for_everything_above_them(orchard: Orchard, small: ModuleType) -> None:
+    small.pin_swap_pairs(orchard.lake)
+    stages = ("release", "pseudo_triplets", "triplets_release", "swaps")
+    orchard.run(*ROWS, "release")
+    triplets = [(shard, ("pseudo_triplets",)) for shard in orchard.lake.triplets.snapshot().shards()]
+    swaps = [(shard, ("swaps",)) for shard in orchard.lake.swaps.snapshot().shards()]
+    assert len(triplets) > 1
+    assert orchard.launches(*stages) == [*triplets, *swaps]
+    orchard.run("pseudo_triplets")
+    assert orchard.launches(*stages) == [*swaps, ("triplets_release", ("triplets_release",))]
+    small.paint(orchard.photos / "p2" / "00.png", 9002)
+    discover(orchard.lake, log, prune=False)
+    assert orchard.launches(*stages) == []
+    assert orchard.launches(*ROWS, *stages) == [("shard-00001", ROWS)]
+
+
+def test_a_stale_artifact_holds_back_what_is_made_with_it(smoke_lake: Any) -> None:
+    graph = profile("smoke").graph()
+
+    def launches(*forced: str) -> list[tuple[str, tuple[str, ...]]]:
+        found = stale_launches(Planner(smoke_lake.lake, graph, forced=forced), graph.names)
+        return [(launch.target, launch.stages) for launch in found]
+
+    assert launches() == []
+    assert launches("teacher") == [("teacher", ("teacher",))]
+    below = ("masks", "condition", "latents")
+    assert launches("masks") == [(shard, below) for shard in smoke_lake.lake.faces.snapshot().shards()]
+
+
+def test_discovery_reports_and_keeps_what_is_gone(orchard: Orchard, small: ModuleType, caplog) -> None:
+    small.change_photos(orchard.photos)
+    with caplog.at_level(logging.INFO):
+        [report] = discover(orchard.lake, log, prune=False).values()
+    assert (report["added"], report["replaced"], report["pruned"]) == (4, 3, 0)
+    assert report["removed"] == ["p1/02", "p3/00"]
+    assert "2 files are gone, their rows kept: p1/02, p3/00" in caplog.text
+    assert orchard.rows() == 20
+    [report] = discover(orchard.lake, log, prune=True).values()
+    assert (report["removed"], report["pruned"]) == (["p1/02", "p3/00"], 2)
+    assert orchard.rows() == 18
+    [report] = discover(orchard.lake, log, prune=True).values()
+    assert (report["removed"], report["added"], report["replaced"]) == ([], 0, 0)
+
+
+@pytest.mark.parametrize("state", ["missing", "empty", "folders without a photograph"])
+def test_a_disk_that_is_not_mounted_is_never_pruned(orchard: Orchard, state: str, caplog) -> None:
+    shutil.rmtree(orchard.photos)
+    if state != "missing":
+        orchard.photos.mkdir()
+    if state == "folders without a photograph":
+        (orchard.photos / "p0").mkdir()
+        (orchard.photos / "p0" / "readme.txt").write_text("mount the disk here")
+    assert discover(orchard.lake, log, prune=True) == {}
+    assert orchard.rows() == 16
+    assert f"source folder {orchard.photos}" in caplog.text
+    assert "its rows are kept" in caplog.text
+
+
+def test_the_pause_after_failures_doubles_up_to_an_hour() -> None:
+    pauses = [Failures(count, 1000.0).due(60) - 1000 for count in (1, 2, 3, 4, 7, 500)]
+    assert pauses == [0, 60, 180, 420, 3600, 3600]
+
+
+class Ticks:
+    """Sensors and schedule of the small orchard, evaluated against a real instance by hand."""
+
+    def __init__(self, orchard: Orchard, instance: dg.DagsterInstance) -> None:
+        self.orchard, self.instance = orchard, instance
+        settings = AutomationSettings(seconds=1, stages=(*ROWS, "release"))
+        automation = build_automation(orchard.graph, settings)
+        self.lake = LakeResource(uri=orchard.lake.uri, device="cpu")
+        self.definitions = dg.Definitions(
+            assets=build_assets(orchard.graph),
+            jobs=[discover_job],
+            schedules=automation.schedules,
+            sensors=automation.sensors,
+            resources={"lake": self.lake},
+            executor=dg.in_process_executor,
+        )
+        self.cursors: dict[str, str | None] = {}
+
+    def tick(self, name: str) -> Any:
+        """Evaluate a sensor once, with the cursor that it left."""
+        context = dg.build_sensor_context(
+            instance=self.instance,
+            instance_ref=self.instance.get_ref(),
+            cursor=self.cursors.get(name),
+            definitions=self.definitions,
+            sensor_name=name,
+            resources={"lake": self.lake},
+        )
+        found = self.definitions.resolve_sensor_def(name).evaluate_tick(context)
+        self.cursors[name] = found.cursor or self.cursors.get(name)
+        return found
+
+    def discovered(self, status: dg.DagsterRunStatus = dg.DagsterRunStatus.SUCCESS) -> str:
+        """A run of `discover_job` in Dagster's history; the ingest itself is done by the test."""
+        run = self.instance.create_run_for_job(
+            self.definitions.resolve_job_def("discover_job"), status=dg.DagsterRunStatus.NOT_STARTED
+        )
+        return self.ended(run, status)
+
+    def ended(self, run: dg.DagsterRun, status: dg.DagsterRunStatus) -> str:
+        if status is dg.DagsterRunStatus.SUCCESS:
+            event = dg.DagsterEventType.RUN_SUCCESS
+        elif status is dg.DagsterRunStatus.FAILURE:
+            event = dg.DagsterEventType.RUN_FAILURE
+        else:
+            event = dg.DagsterEventType.RUN_START
+        self.instance.report_dagster_event(dg.DagsterEvent(event.value, run.job_name, message=""), run.run_id)
+        return run.run_id
+
+    def launched(self, request: dg.RunRequest) -> dg.DagsterRun:
+        """The run that a daemon would make of a request, started."""
+        run = self.instance.create_run_for_job(
+            self.definitions.resolve_implicit_global_asset_job_def(),
+            tags=dict(request.tags),
+            asset_selection=frozenset(request.asset_selection or ()),
+        )
+        self.ended(run, dg.DagsterRunStatus.STARTED)
+        return run
+
+
+@pytest.fixture
+def ticks(orchard: Orchard, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Ticks]:
+    monkeypatch.setenv("DAGSTER_HOME", str(tmp_path / "home"))
+    with open_instance(orchard.lake) as instance:
+        assert instance is not None
+        yield Ticks(orchard, instance)
+
+
+def asked(found: Any) -> list[tuple[str, str | None]]:
+    return [(request.tags["orchard/target"], request.partition_key) for request in found.run_requests or ()]
+
+
+def test_stale_shards_launches_each_once_tries_again_and_falls_asleep(ticks: Ticks) -> None:
+    assert "no discover_job has succeeded yet" in ticks.tick("stale_shards").skip_message
+    refresh = ticks.discovered()
+    found = ticks.tick("stale_shards")
+    assert asked(found) == [(shard, shard) for shard in SHARDS]
+    assert len({request.run_key for request in found.run_requests}) == 3
+    assert {request.tags["orchard/refresh"] for request in found.run_requests} == {refresh}
+    runs = {request.partition_key: ticks.launched(request) for request in found.run_requests}
+    assert asked(ticks.tick("stale_shards")) == [], "all three are under way"
+    assert "3 runs of refresh" in ticks.tick("stale_shards").skip_message
+
+    ticks.orchard.run(*ROWS)  # all runs did their work, but for one that died before it did any
+    for shard in SHARDS:
+        ok = shard != "shard-00001"
+        ticks.ended(runs[shard], dg.DagsterRunStatus.SUCCESS if ok else dg.DagsterRunStatus.FAILURE)
+    run_stages(ticks.orchard.lake, ticks.orchard.graph, ["masks"], shards=["shard-00001"], device="cpu")
+    fail_again(ticks, "shard-00001")
+    assert asked(ticks.tick("stale_shards")) == [("release", None)]
+
+    ticks.orchard.run("release")
+    found = ticks.tick("stale_shards")
+    assert (asked(found), found.skip_message) == ([], "nothing is stale")
+    assert ticks.tick("stale_shards").skip_message == f"nothing was stale after refresh {refresh}"
+    cursor = StaleCursor.model_validate_json(str(ticks.cursors["stale_shards"]))
+    assert cursor == StaleCursor(finished=refresh)
+
+
+def fail_again(ticks: Ticks, shard: str) -> None:
+    """A photograph of the shard changes and its run fails twice; after the first it is tried at once."""
+    path = ticks.orchard.photos / "p2" / "00.png"
+    path.write_bytes(path.read_bytes() + b"a phone's note")
+    discover(ticks.orchard.lake, log, prune=False)
+    for _ in range(2):
+        deadline = time.monotonic() + 20
+        while not (found := ticks.tick("stale_shards")).run_requests:
+            assert time.monotonic() < deadline
+            time.sleep(0.2)
+        assert asked(found) == [(shard, shard)]
+        ticks.ended(ticks.launched(found.run_requests[0]), dg.DagsterRunStatus.FAILURE)
+    assert asked(ticks.tick("stale_shards")) == [], "after the second failure in a row there is a pause"
+    ticks.orchard.run(*ROWS)
+
+
+def test_what_others_run_is_left_to_them(ticks: Ticks) -> None:
+    ticks.discovered()
+    somebody = ticks.instance.create_run_for_job(
+        ticks.definitions.resolve_implicit_global_asset_job_def(),
+        tags={"dagster/partition": "shard-00000", "dagster/backfill": "abc"},
+        asset_selection=frozenset([dg.AssetKey("masks")]),
+    )
+    ticks.ended(somebody, dg.DagsterRunStatus.STARTED)
+    assert asked(ticks.tick("stale_shards")) == [(shard, shard) for shard in SHARDS[1:]]
+    ticks.discovered(dg.DagsterRunStatus.STARTED)
+    assert "is reading the source folders" in ticks.tick("stale_shards").skip_message
+
+
+def test_a_run_whose_process_is_gone_holds_nothing_up(ticks: Ticks) -> None:
+    """After a power cut Dagster has runs that are started and will never end."""
+    gone = subprocess.Popen([sys.executable, "-c", ""])
+    gone.wait()
+    dead_discovery = ticks.discovered(dg.DagsterRunStatus.STARTED)
+    tell_process(ticks, dead_discovery, gone.pid)
+    assert asked_for_discovery(ticks)[1] == 1
+    ticks.discovered()
+    requests = ticks.tick("stale_shards").run_requests
+    runs = [ticks.launched(request) for request in requests]
+    tell_process(ticks, runs[0].run_id, os.getpid())
+    tell_process(ticks, runs[1].run_id, gone.pid)
+    found = ticks.tick("stale_shards")
+    assert asked(found) == [(SHARDS[1], SHARDS[1])]
+    for run_id in (dead_discovery, runs[1].run_id):
+        run = ticks.instance.get_run_by_id(run_id)
+        assert run is not None
+        assert run.status is dg.DagsterRunStatus.FAILURE
+
+
+def tell_process(ticks: Ticks, run_id: str, pid: int) -> None:
+    run = ticks.instance.get_run_by_id(run_id)
+    ticks.instance.report_engine_event(f"Started process for run (pid: {pid}).", run)
+
+
+def test_the_source_sensor_asks_once_for_a_settled_change_and_again_after_a_failure(ticks: Ticks) -> None:
+    assert asked_for_discovery(ticks) == [0, 1, 0, 0]
+    (ticks.orchard.photos / "p1" / "new.png").write_bytes(b"whatever")
+    assert asked_for_discovery(ticks) == [0, 1, 0, 0]
+    shutil.move(ticks.orchard.photos, ticks.orchard.photos.with_name("unmounted"))
+    assert "missing or empty" in ticks.tick("source_folders").skip_message
+    ticks.orchard.photos.mkdir()
+    assert asked_for_discovery(ticks) == [0, 0, 0, 0]
+    ticks.orchard.photos.rmdir()
+    shutil.move(ticks.orchard.photos.with_name("unmounted"), ticks.orchard.photos)
+    assert asked_for_discovery(ticks) == [0, 0, 0, 0]
+    ticks.discovered(dg.DagsterRunStatus.FAILURE)
+    [request] = ticks.tick("source_folders").run_requests
+    assert request.tags["orchard/why"] == "the last discovery failed"
+    ticks.discovered(dg.DagsterRunStatus.STARTED)
+    (ticks.orchard.photos / "p1" / "other.png").write_bytes(b"whatever")
+    assert asked_for_discovery(ticks) == [0, 0, 0, 0], "one is under way"
+
+
+def asked_for_discovery(ticks: Ticks) -> list[int]:
+    return [len(ticks.tick("source_folders").run_requests or ()) for _ in range(4)]
+
+
+def test_the_schedule_asks_for_a_discovery_unless_one_is_under_way(ticks: Ticks) -> None:
+    schedule = ticks.definitions.resolve_schedule_def("refresh_schedule")
+    assert schedule.cron_schedule == "0 * * * *"
+    assert schedule.default_status is dg.DefaultScheduleStatus.STOPPED
+
+    def tick() -> Any:
+        from datetime import UTC, datetime
+
+        when = datetime(2030, 1, 1, 5, tzinfo=UTC)
+        return schedule.evaluate_tick(
+            dg.build_schedule_context(instance=ticks.instance, scheduled_execution_time=when)
+        )
+
+    [request] = tick().run_requests
+    assert request.run_key == "2030-01-01T05:00:00+00:00"
+    ticks.discovered(dg.DagsterRunStatus.STARTED)
+    assert "is still reading" in tick().skip_message
+
+
+def test_a_run_that_died_before_its_event_is_told_to_dagster_when_the_refresh_ends(ticks: Ticks) -> None:
+    ticks.orchard.run(*ROWS, "release")
+    ticks.discovered()
+    assert ticks.instance.fetch_materializations(dg.AssetKey("release"), limit=1).records == []
+    assert ticks.tick("stale_shards").skip_message == "nothing is stale"
+    for stage in (*ROWS, "release"):
+        records = ticks.instance.fetch_materializations(dg.AssetKey(stage), limit=9).records
+        assert len(records) == (1 if stage == "release" else len(SHARDS))
+    assert json.loads(str(ticks.cursors["stale_shards"]))["finished"]
