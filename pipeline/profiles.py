@@ -20,7 +20,7 @@ from assets.student import student_stage
 from assets.swaps import SwapsConfig, swaps_stage
 from assets.teacher import TrainingConfig, teacher_stage
 from assets.triplets_release import triplets_release_stage
-from models.faces.condition import ConditionConfig
+from models.faces.condition import ConditionRecipe
 from models.swap.config import SamplingConfig, TrainingRecipe
 
 DEFAULT_PROFILE = "tiny"
@@ -51,7 +51,7 @@ def build_graph(
     pair_shard_size: int,
 ) -> StageGraph:
     """The DAG of the CPU profiles: real faces, our own small FLUX named by its weight role `base`."""
-    dots = ConditionConfig(landmark_radius=0, iris_radius=0)
+    dots = ConditionRecipe(landmark_radius=0, iris_radius=0)
     condition = ConditionStageConfig(image=dots, size=size)
     plain = sampling.model_copy(update={"inversion": None})
     return StageGraph(
