@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from models.faces.images import Image, require_rgb
 
 if TYPE_CHECKING:
-    from models.aesthetics.clip_network import ClipAestheticsConfig
+    from models.aesthetics.network_sizes import ClipAestheticsConfig
 
 SCORER_NAME = "clip_l14_aesthetic"
 

@@ -10,10 +10,10 @@ from __future__ import annotations
 from pathlib import Path
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
 from transformers import CLIPVisionConfig, CLIPVisionModelWithProjection
 
+from models.aesthetics.network_sizes import ClipAestheticsConfig
 from models.weight_files import KeyAdapter, load_weights
 
 CLIP_OTHER_PREFIXES = ("text_model.", "text_projection.", "logit_scale")
@@ -21,34 +21,18 @@ POSITION_TABLE = "position_ids"
 """Row numbers that older files store; they are no weights."""
 
 
-class ClipAestheticsConfig(BaseModel):
-    """Sizes of tower and head; the defaults are CLIP ViT-L/14's and the published head's."""
-
-    model_config = ConfigDict(frozen=True)
-
-    image_size: int = Field(default=224, ge=1, description="Side of the square input in pixels.")
-    patch_size: int = Field(default=14, ge=1, description="Side of a patch in pixels.")
-    width: int = Field(default=1024, ge=1, description="Channels of a token.")
-    layers: int = Field(default=24, ge=1, description="Number of blocks.")
-    heads: int = Field(default=16, ge=1, description="Attention heads.")
-    feed_forward_dim: int = Field(default=4096, ge=1, description="Channels inside a block's feed-forward.")
-    embedding_dim: int = Field(default=768, ge=1, description="Size of the projected image embedding.")
-    head_dims: tuple[int, int, int, int] = Field(
-        default=(1024, 128, 64, 16), description="Channels between the five layers of the head."
+def _tower_config(config: ClipAestheticsConfig) -> CLIPVisionConfig:
+    """The tower's sizes in transformers' words."""
+    return CLIPVisionConfig(
+        image_size=config.image_size,
+        patch_size=config.patch_size,
+        hidden_size=config.width,
+        num_hidden_layers=config.layers,
+        num_attention_heads=config.heads,
+        intermediate_size=config.feed_forward_dim,
+        projection_dim=config.embedding_dim,
+        hidden_act="quick_gelu",
     )
-
-    def tower(self) -> CLIPVisionConfig:
-        """The same in transformers' words."""
-        return CLIPVisionConfig(
-            image_size=self.image_size,
-            patch_size=self.patch_size,
-            hidden_size=self.width,
-            num_hidden_layers=self.layers,
-            num_attention_heads=self.heads,
-            intermediate_size=self.feed_forward_dim,
-            projection_dim=self.embedding_dim,
-            hidden_act="quick_gelu",
-        )
 
 
 class AestheticHead(nn.Module):
@@ -108,7 +92,7 @@ class ClipAesthetics(nn.Module):
     def __init__(self, config: ClipAestheticsConfig | None = None) -> None:
         super().__init__()
         self.config = config or ClipAestheticsConfig()
-        self.clip = CLIPVisionModelWithProjection(self.config.tower())
+        self.clip = CLIPVisionModelWithProjection(_tower_config(self.config))
         self.mlp = AestheticHead(self.config)
 
     def embed(self, x_B3SS: Tensor) -> Tensor:

@@ -14,28 +14,17 @@ import numpy as np
 import torch
 import torch.nn.functional as functional
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
 
 from models.faces.constants import CLASS_NAMES
 from models.faces.images import Image
 from models.faces.network_inputs import device_of, image_batch, imagenet_normalised
-from models.faces.resnet import RESNET18, ResNet, ResNetConfig
+from models.faces.network_sizes import BiSeNetConfig, ResNetConfig
+from models.faces.resnet import ResNet
 from models.weight_files import KeyAdapter, load_weights
 
 PARSER_SIZE = 512
 """Side of the network's input in pixels."""
-
-
-class BiSeNetConfig(BaseModel):
-    """Shape of the network."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    classes: int = Field(default=len(CLASS_NAMES), ge=2, description="Classes it tells apart.")
-    backbone: ResNetConfig = Field(
-        default=RESNET18, description="Features; every other width follows its own."
-    )
 
 
 class ConvolutionUnit(nn.Module):
@@ -162,19 +151,22 @@ def parser_input(x_B3HW: Tensor, *, double_normalisation: bool) -> Tensor:
     return (x - 0.5) / 0.5 if double_normalisation else x
 
 
-def load_bisenet(path: str | Path, adapter: KeyAdapter | None = None) -> BiSeNet:
+def load_bisenet(
+    path: str | Path, adapter: KeyAdapter | None = None, config: BiSeNetConfig | None = None
+) -> BiSeNet:
     """Read the published network, frozen and in evaluation mode, on the CPU.
 
     Args:
         path: safetensors file with the tensors of `FaceParser.pth` (= `79999_iter.pth` =
             `parsing_bisenet.pth`).
         adapter: renames the file's tensors, for other layouts.
+        config: shape of the network; the published one when left out.
 
     Raises:
         FileNotFoundError, WeightMismatch: see `models.weight_files.load_weights`.
     """
     with torch.device("meta"):
-        network = BiSeNet()
+        network = BiSeNet(config)
     load_weights(network, path, adapter)
     return network
 

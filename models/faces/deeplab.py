@@ -13,12 +13,12 @@ from pathlib import Path
 import numpy as np
 import torch
 import torch.nn.functional as functional
-from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
 
 from models.faces.images import Image, Mask, require_rgb
 from models.faces.network_inputs import device_of, image_batch, imagenet_normalised
-from models.faces.resnet import RESNET101_C_DILATED, ResNet, ResNetConfig
+from models.faces.network_sizes import DeepLabConfig
+from models.faces.resnet import ResNet
 from models.weight_files import KeyAdapter, load_weights
 
 LONG_SIDE = 512
@@ -29,20 +29,6 @@ SIDE_MULTIPLE = 32
 
 VISIBLE_CLASS = 1
 """Class 0 is everything else, class 1 the visible face."""
-
-
-class DeepLabConfig(BaseModel):
-    """Shape of the network."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    classes: int = Field(default=2, ge=2, description="Classes it tells apart.")
-    backbone: ResNetConfig = Field(default=RESNET101_C_DILATED, description="Features.")
-    channels: int = Field(default=512, description="Channels of the decoder.")
-    detail_channels: int = Field(default=48, description="Channels kept of the first stage's features.")
-    dilations: tuple[int, ...] = Field(
-        default=(12, 24, 36), description="Dilations of the pyramid's 3x3 convolutions."
-    )
 
 
 class NormalisedConvolution(nn.Sequential):
@@ -150,18 +136,21 @@ def mmseg_key(key: str) -> str | None:
     return key
 
 
-def load_deeplab(path: str | Path, adapter: KeyAdapter | None = mmseg_key) -> DeepLabV3Plus:
+def load_deeplab(
+    path: str | Path, adapter: KeyAdapter | None = mmseg_key, config: DeepLabConfig | None = None
+) -> DeepLabV3Plus:
     """Read the published network, frozen and in evaluation mode, on the CPU.
 
     Args:
         path: safetensors file with the tensors of the checkpoint's `state_dict`.
         adapter: renames the file's tensors; the default takes MMSegmentation's names, None our own.
+        config: shape of the network; the published one when left out.
 
     Raises:
         FileNotFoundError, WeightMismatch: see `models.weight_files.load_weights`.
     """
     with torch.device("meta"):
-        network = DeepLabV3Plus()
+        network = DeepLabV3Plus(config)
     load_weights(network, path, adapter)
     return network
 

@@ -8,46 +8,10 @@ it (Chen et al., "Rethinking Atrous Convolution", 2017).
 
 from __future__ import annotations
 
-from typing import Literal
-
 import torch.nn.functional as functional
-from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
 
-
-class ResNetConfig(BaseModel):
-    """Shape of a residual network."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    block: Literal["basic", "bottleneck"] = Field(description="Two 3x3 convolutions, or 1x1, 3x3, 1x1.")
-    depths: tuple[int, int, int, int] = Field(description="Blocks of each stage.")
-    width: int = Field(default=64, ge=2, description="Inner channels of the first stage; doubles per stage.")
-    strides: tuple[int, int, int, int] = Field(default=(1, 2, 2, 2), description="Stride of each stage.")
-    dilations: tuple[int, int, int, int] = Field(
-        default=(1, 1, 1, 1),
-        description="Dilation of each stage's 3x3 convolutions; the first block of a stage has half of it.",
-    )
-    deep_stem: bool = Field(default=False, description="Three 3x3 convolutions as the stem (variant C).")
-
-    @property
-    def channels(self) -> tuple[int, int, int, int]:
-        """Channels of the four feature maps."""
-        expansion = 4 if self.block == "bottleneck" else 1
-        first = self.width * expansion
-        return first, first * 2, first * 4, first * 8
-
-
-RESNET18 = ResNetConfig(block="basic", depths=(2, 2, 2, 2))
-RESNET50 = ResNetConfig(block="bottleneck", depths=(3, 4, 6, 3))
-RESNET101_C_DILATED = ResNetConfig(
-    block="bottleneck",
-    depths=(3, 4, 23, 3),
-    strides=(1, 2, 1, 1),
-    dilations=(1, 1, 2, 4),
-    deep_stem=True,
-)
-"""ResNet-101 variant C with an output stride of 8 ("D8")."""
+from models.faces.network_sizes import ResNetConfig
 
 
 def _convolution(channels_in: int, channels_out: int, kernel: int, stride: int, dilation: int) -> nn.Conv2d:

@@ -12,9 +12,9 @@ from typing import NamedTuple
 
 import torch
 import torch.nn.functional as functional
-from pydantic import BaseModel, ConfigDict, Field, model_validator
 from torch import Tensor, nn
 
+from models.identity.network_sizes import EvaClipConfig
 from models.weight_files import KeyAdapter, load_weights
 
 LAYER_NORM_EPSILON = 1e-6
@@ -23,53 +23,6 @@ ROTARY_BASE = 10_000.0
 PREFIX = "visual."
 ROTARY_TABLES = ("freqs_cos", "freqs_sin")
 """The published file stores the rotary tables once more in every block; they follow from the sizes."""
-
-
-class EvaClipConfig(BaseModel):
-    """Sizes of the tower; the defaults are EVA02-CLIP-L-14-336's."""
-
-    model_config = ConfigDict(frozen=True)
-
-    image_size: int = Field(default=336, ge=1, description="Side of the square input in pixels.")
-    patch_size: int = Field(default=14, ge=1, description="Side of a patch in pixels.")
-    width: int = Field(default=1024, ge=1, description="Channels of a token.")
-    layers: int = Field(default=24, ge=1, description="Number of blocks.")
-    head_dim: int = Field(default=64, ge=4, multiple_of=4, description="Channels of one attention head.")
-    mlp_ratio: float = Field(
-        default=2.6667, gt=0, description="Feed-forward width over `width`, rounded down."
-    )
-    embedding_dim: int = Field(default=768, ge=1, description="Size of the image embedding.")
-    rotary_grid: int = Field(
-        default=16,
-        ge=1,
-        description="Patches per side at which the positions were trained; other grids are squeezed into it.",
-    )
-    hidden_after: tuple[int, ...] = Field(
-        default=(4, 8, 12, 16, 20),
-        description="Numbers of blocks after which the tokens are handed out (PuLID, feature extraction).",
-    )
-
-    @model_validator(mode="after")
-    def _fits(self) -> EvaClipConfig:
-        if self.image_size % self.patch_size:
-            raise ValueError(f"patches of {self.patch_size} px do not tile {self.image_size} px")
-        if self.width % self.head_dim:
-            raise ValueError(f"heads of {self.head_dim} channels do not fill a width of {self.width}")
-        if any(not 0 < count < self.layers for count in self.hidden_after):
-            raise ValueError(
-                f"hidden states after {self.hidden_after} blocks, of {self.layers} blocks in all"
-            )
-        return self
-
-    @property
-    def grid(self) -> int:
-        """Patches per side."""
-        return self.image_size // self.patch_size
-
-    @property
-    def tokens(self) -> int:
-        """Tokens of an image: the class token and the patches."""
-        return self.grid**2 + 1
 
 
 class EvaFeatures(NamedTuple):

@@ -47,19 +47,28 @@ class FaceAnalysisError(RuntimeError):
 
 
 @dataclass(frozen=True)
-class AnalysedFace:
+class DetectedFace:
     """One face of a photograph.
 
     Attributes:
         box_4: float32 (x0, y0, x1, y1) pixels; may reach beyond the border.
         score: detector's score in 0..1.
         points_52: float32 (5, 2) pixels, in the order of `models.identity.arcface_alignment`.
-        embedding_D: float32 (512,), not normalised, as PuLID takes it.
     """
 
     box_4: Points
     score: float
     points_52: Points
+
+
+@dataclass(frozen=True)
+class AnalysedFace(DetectedFace):
+    """One face of a photograph, embedded.
+
+    Attributes:
+        embedding_D: float32 (512,), not normalised, as PuLID takes it.
+    """
+
     embedding_D: NDArray[np.float32]
 
 
@@ -145,6 +154,20 @@ class LocalFaceAnalysis:
         # A graph exported for one picture at a time says so in its first dimension.
         self._batch_size = 1 if self._embedder.input_shape[0] == 1 else BATCH_SIZE
         logger.info("face analysis: %s on %s, because %r was asked for", pack, providers, device)
+
+    def detect(self, image: Image) -> list[DetectedFace]:
+        """All faces of an upright RGB image, uint8 (H, W, 3), largest box first; none is embedded."""
+        detector: Any = self._analysis.models["detection"]
+        rows_N5, points_N52 = detector.detect(_to_bgr(image))
+        faces = [
+            DetectedFace(
+                box_4=np.asarray(row_5[:4], np.float32) + PIXEL_CENTRE,
+                score=float(row_5[4]),
+                points_52=np.asarray(points_52, np.float32) + PIXEL_CENTRE,
+            )
+            for row_5, points_52 in zip(rows_N5, points_N52, strict=True)
+        ]
+        return sorted(faces, key=lambda face: -_area(face.box_4))
 
     def analyse(self, image: Image) -> list[AnalysedFace]:
         """All faces of an upright RGB image, uint8 (H, W, 3), largest box first."""

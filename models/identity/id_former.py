@@ -13,40 +13,14 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as functional
-from pydantic import BaseModel, ConfigDict, Field, model_validator
 from torch import Tensor, nn
 
+from models.identity.network_sizes import IdFormerConfig
 from models.weight_files import KeyAdapter, load_weights
 
 PREFIX = "pulid_encoder."
 ATTENTION_PREFIX = "pulid_ca."
 """The same file holds the cross-attentions of the swap transformer; they are not the encoder's."""
-
-
-class IdFormerConfig(BaseModel):
-    """Sizes of the encoder; the defaults are PuLID-FLUX 0.9.1's."""
-
-    model_config = ConfigDict(frozen=True)
-
-    dim: int = Field(default=1024, ge=1, description="Channels of the encoder's own tokens.")
-    depth: int = Field(default=10, ge=1, description="Number of layers, spread evenly over the scales.")
-    heads: int = Field(default=16, ge=1, description="Attention heads.")
-    head_dim: int = Field(default=64, ge=1, description="Channels of one head.")
-    queries: int = Field(default=32, ge=1, description="Learned tokens; as many leave the encoder.")
-    id_tokens: int = Field(default=5, ge=1, description="Tokens the identity vector becomes.")
-    id_dim: int = Field(default=1280, ge=1, description="Identity vector: ArcFace 512 and EVA-CLIP 768.")
-    feature_dim: int = Field(
-        default=1024, ge=1, description="Channels of the hidden states, and of both maps."
-    )
-    scales: int = Field(default=5, ge=1, description="Number of hidden states.")
-    feed_forward_ratio: int = Field(default=4, ge=1, description="Feed-forward width over `dim`.")
-    output_dim: int = Field(default=2048, ge=1, description="Channels of the identity tokens.")
-
-    @model_validator(mode="after")
-    def _fits(self) -> IdFormerConfig:
-        if self.depth % self.scales:
-            raise ValueError(f"{self.depth} layers cannot be spread evenly over {self.scales} scales")
-        return self
 
 
 class _PerceiverAttention(nn.Module):

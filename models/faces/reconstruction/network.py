@@ -8,6 +8,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
+from models.faces.network_sizes import RESNET50, ResNetConfig
 from models.faces.reconstruction.backbone_mobilenet import (
     MOBILENET_V3_LARGE,
     MobileNetConfig,
@@ -21,7 +22,7 @@ from models.faces.reconstruction.coefficients import (
     ILLUMINATION_SIZE,
 )
 from models.faces.reconstruction.five_points import CROP_SIZE
-from models.faces.resnet import RESNET50, ResNet, ResNetConfig
+from models.faces.resnet import ResNet
 from models.weight_files import KeyAdapter, load_weights
 
 BackboneName = Literal["resnet50", "mobilenet_v3_large"]
@@ -76,7 +77,10 @@ class ReconstructionNet(nn.Module):
 
 
 def load_reconstruction_net(
-    path: str | Path, backbone: BackboneName, adapter: KeyAdapter | None = None
+    path: str | Path,
+    backbone: BackboneName,
+    adapter: KeyAdapter | None = None,
+    config: ResNetConfig | MobileNetConfig | None = None,
 ) -> ReconstructionNet:
     """Read one of the two published networks, frozen and in evaluation mode, on the CPU.
 
@@ -84,11 +88,12 @@ def load_reconstruction_net(
         path: safetensors file with the tensors of the published file's `net_recon`.
         backbone: which of the two.
         adapter: renames the file's tensors, for other layouts.
+        config: shape of the backbone; the published one's when left out.
 
     Raises:
         FileNotFoundError, WeightMismatch: see `models.weight_files.load_weights`.
     """
     with torch.device("meta"):
-        network = ReconstructionNet(BACKBONES[backbone])
+        network = ReconstructionNet(config or BACKBONES[backbone])
     load_weights(network, path, adapter)
     return network

@@ -15,10 +15,10 @@ from models.aesthetics.clip_aesthetics import SCORER_NAME, AestheticScorer, good
 from models.aesthetics.clip_network import (
     AestheticHead,
     ClipAesthetics,
-    ClipAestheticsConfig,
     fold,
     load_clip_aesthetics,
 )
+from models.aesthetics.network_sizes import ClipAestheticsConfig
 from models.clip_inputs import clip_input
 from models.weight_files import WeightMismatch
 

@@ -10,9 +10,9 @@ import torch.nn.functional as functional
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from models.faces.bisenet import BiSeNet, BiSeNetConfig, FaceParser, load_bisenet, parser_input
+from models.faces.bisenet import BiSeNet, FaceParser, load_bisenet, parser_input
+from models.faces.network_sizes import BiSeNetConfig, ResNetConfig
 from models.faces.parsing import decode_codes, encode_codes
-from models.faces.resnet import ResNetConfig
 from models.weight_files import WeightMismatch
 
 SMALL = BiSeNetConfig(backbone=ResNetConfig(block="basic", depths=(2, 1, 2, 1), width=8))

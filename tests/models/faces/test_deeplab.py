@@ -10,15 +10,14 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from models.faces.deeplab import (
-    DeepLabConfig,
     DeepLabV3Plus,
     VisibleFace,
     load_deeplab,
     mmseg_key,
     network_size,
 )
+from models.faces.network_sizes import DeepLabConfig, ResNetConfig
 from models.faces.parsing import visible_face_mask
-from models.faces.resnet import ResNetConfig
 from models.weight_files import WeightMismatch, load_weights
 
 SMALL = DeepLabConfig(

@@ -8,7 +8,8 @@ import torch.nn.functional as functional
 from safetensors.torch import save_file
 from torch import Tensor
 
-from models.identity.eva_clip import EvaClipConfig, EvaClipVision, load_eva_clip
+from models.identity.eva_clip import EvaClipVision, load_eva_clip
+from models.identity.network_sizes import EvaClipConfig
 from models.weight_files import WeightMismatch
 
 SMALL = EvaClipConfig(

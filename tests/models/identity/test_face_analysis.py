@@ -67,7 +67,12 @@ def test_detection_follows_the_picture(analysis: LocalFaceAnalysis, group_photo:
     enlarged = analysis.largest(group_photo.repeat(2, axis=0).repeat(2, axis=1))
     assert enlarged is not None
     np.testing.assert_allclose(enlarged.points_52, 2 * POINTS + 0.5, atol=1e-3)
+    for found, embedded in zip(analysis.detect(group_photo), analysis.analyse(group_photo), strict=True):
+        np.testing.assert_array_equal(found.box_4, embedded.box_4)
+        np.testing.assert_array_equal(found.points_52, embedded.points_52)
+        assert found.score == embedded.score
     upside_down = np.ascontiguousarray(group_photo[::-1])
+    assert analysis.detect(upside_down) == []
     assert analysis.analyse(upside_down) == []
     assert analysis.largest(upside_down) is None
 

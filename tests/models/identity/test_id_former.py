@@ -7,7 +7,8 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from models.identity.id_former import IdFormer, IdFormerConfig, load_id_former
+from models.identity.id_former import IdFormer, load_id_former
+from models.identity.network_sizes import IdFormerConfig
 from models.weight_files import WeightMismatch
 
 SMALL = IdFormerConfig(

@@ -9,9 +9,10 @@ import torch.nn.functional as functional
 
 from models.faces.constants import CLASS_NAMES
 from models.identity.arcface_alignment import arcface_chip, pulid_crop
-from models.identity.eva_clip import EvaClipConfig, EvaClipVision
+from models.identity.eva_clip import EvaClipVision
 from models.identity.face_analysis import LocalFaceAnalysis
-from models.identity.id_former import IdFormer, IdFormerConfig
+from models.identity.id_former import IdFormer
+from models.identity.network_sizes import EvaClipConfig, IdFormerConfig
 from models.identity.pulid_tokens import PulidTokens, eva_picture, mask_source, source_face
 
 TOWER = EvaClipConfig(image_size=56, width=32, layers=4, head_dim=8, embedding_dim=12, hidden_after=(1, 3))

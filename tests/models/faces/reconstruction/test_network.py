@@ -9,6 +9,7 @@ import torch.nn.functional as functional
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from models.faces.network_sizes import ResNetConfig
 from models.faces.reconstruction.backbone_mobilenet import (
     InvertedResidualPlan,
     MobileNetConfig,
@@ -21,7 +22,6 @@ from models.faces.reconstruction.network import (
     ReconstructionNet,
     load_reconstruction_net,
 )
-from models.faces.resnet import ResNetConfig
 from models.weight_files import WeightMismatch
 
 Randomise = Callable[[nn.Module, int], dict[str, Tensor]]

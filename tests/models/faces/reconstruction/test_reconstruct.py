@@ -8,11 +8,11 @@ import torch
 from torch import Tensor, nn
 
 from models.faces.detection import CenterFace, choose_face
+from models.faces.network_sizes import ResNetConfig
 from models.faces.reconstruction.bfm import FaceModel
 from models.faces.reconstruction.five_points import FivePointAlignment, align_five_points
 from models.faces.reconstruction.network import ReconstructionNet
 from models.faces.reconstruction.reconstruct import LANDMARK_SETS, FaceReconstructor
-from models.faces.resnet import ResNetConfig
 
 Randomise = Callable[[nn.Module, int], dict[str, Tensor]]
 
