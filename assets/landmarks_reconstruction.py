@@ -13,7 +13,7 @@ from typing import Literal
 import pyarrow as pa
 from pydantic import Field
 
-from assets.landmarks import OUTPUTS, LandmarkModel, LandmarksConfig
+from assets.landmarks import OUTPUTS, LandmarkModel, LandmarksConfig, landmarks_stage
 from assets.stage import Input, Row, RowOutcome, RowStage, StageContext
 from models.faces.network_sizes import ResNetConfig
 from models.faces.overlays import draw_landmarks
@@ -63,7 +63,7 @@ def landmarks_reconstruction_stage(config: ReconstructionConfig) -> RowStage:
         description="CenterFace and the mesh find the face; 3DDFA-V3 gives landmarks, pose, coefficients.",
         config=config,
         inputs=(Input("faces", ("image",)),),
-        weights=("centerface", "face_landmarker", ROLES[config.backbone], "face_model"),
+        weights=(*landmarks_stage(config).weights, ROLES[config.backbone], "face_model"),
         outputs=RECONSTRUCTION_OUTPUTS,
         load=load,
         batch_size=BATCH_SIZE,

@@ -80,7 +80,8 @@ class AestheticScorer:
                 part = images[start : start + BATCH_SIZE]
                 pictures = []
                 for image in part:
-                    pixels_HW3 = torch.from_numpy(np.ascontiguousarray(require_rgb(image))).to(self.device)
+                    # a copy: decoded photographs may be read-only, and torch warns of that
+                    pixels_HW3 = torch.from_numpy(np.array(require_rgb(image), order="C")).to(self.device)
                     pictures.append(clip_input(pixels_HW3.permute(2, 0, 1)[None].float() / 255, size))
                 embedding_BE = self.network.embed(torch.cat(pictures))
                 scores_N[start : start + len(part)] = self.head(embedding_BE).cpu().numpy()

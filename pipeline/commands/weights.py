@@ -9,6 +9,7 @@ import typer
 
 from pipeline.options import JsonOption, UsageError, print_json
 from pipeline.profiles import PROFILES, profile
+from pipeline.weights_gate import require_licences
 from resources.weights.convert import convert
 from resources.weights.entries import (
     HubFolderWeight,
@@ -59,10 +60,33 @@ def pull_command(
         bool, typer.Option("--again", help="Fetch and convert anew, and trust what comes.")
     ] = False,
 ) -> None:
-    """Download weights at pinned commits, or take over files that you put in place."""
-    for entry in _chosen(roles, of_profile):
-        found = pull(entry.role, again=again, report=typer.echo)
+    """Download weights at pinned commits, or take over files that you put in place.
+
+    What cannot be had is said, and the rest is fetched all the same. A profile whose licences were not all
+    accepted is refused before anything is fetched.
+    """
+    entries = _chosen(roles, of_profile)
+    if of_profile is not None:
+        require_licences(of_profile, [entry.role for entry in entries])
+    failed: list[WeightError] = []
+    for entry in entries:
+        try:
+            found = pull(entry.role, again=again, report=typer.echo)
+        except WeightError as error:
+            failed.append(error)
+            if len(entries) > 1:
+                typer.echo(str(error), err=True)
+            continue
         typer.echo(f"{entry.role}: {found.path}")
+    if len(entries) > 1 and failed:
+        names = ", ".join(error.role for error in failed)
+        raise WeightError(
+            of_profile or "these roles",
+            f"{len(failed)} of {len(entries)} model files are not here: {names}",
+            "do what is said of each above, then run the command again",
+        )
+    if failed:
+        raise failed[0]
 
 
 @weights_app.command("verify")
@@ -156,7 +180,7 @@ def _chosen(roles: list[str] | None, of_profile: str | None) -> list[WeightEntry
         raise UsageError(f"no profile {of_profile!r}; there are: {', '.join(PROFILES)}")
     wanted = list(roles or [])
     if of_profile is not None:
-        wanted += sorted({role for stage in profile(of_profile).graph().stages for role in stage.weights})
+        wanted += profile(of_profile).weights()
     if not wanted:
         raise UsageError("name a role or a profile; `orchard weights list` shows them")
     return [find_entry(role) for role in dict.fromkeys(wanted)]
