@@ -28,7 +28,7 @@ from assets.batches import (
 )
 from assets.planner import Planner
 from assets.stage import RowModel, RowOutcome, RowStage, StageGraph
-from resources.lake.digest import quarantine_digest, row_digest
+from resources.lake.digest import imported_fingerprint, quarantine_digest, row_digest
 from resources.lake.schema import FACES_STAGE
 from resources.photos.reasons import Reason, RowError
 
@@ -267,12 +267,21 @@ class _Window:
                 b"" if None in parts else stage.prefix + b"".join(part or b"" for part in parts)
                 for parts in zip(*digests, strict=True)
             ]
-            differs = [old != new for old, new in zip(stored, expected, strict=True)]
+            differs = [
+                old not in (new, kept)
+                for old, new, kept in zip(stored, expected, self._imported(), strict=True)
+            ]
             stale = np.array(differs, dtype=bool) | wished
             waiting = np.logical_or.reduce([state.blocked for state in upstream])
             upstream_quarantined = np.logical_or.reduce([state.quarantined for state in upstream])
         self._state(stage.name).blocked = stale | waiting
         return _Due(stale & ~waiting, upstream_quarantined, expected, stored, attempts)
+
+    def _imported(self) -> list[bytes]:
+        """Fingerprint that each row's result has if it was imported for today's photograph."""
+        if FACES_STAGE not in self.table.stages:
+            return [b""] * len(self.positions)
+        return [imported_fingerprint(digest or b"") for digest in self._state(FACES_STAGE).digests]
 
     def _state(self, stage: str) -> _RowStates:
         """A stage's state in this window: as planned, and as computed since."""

@@ -10,6 +10,7 @@ from assets.batches import StageFault
 from pipeline.commands.check import check_command
 from pipeline.commands.demo import demo_command
 from pipeline.commands.doctor import doctor_command
+from pipeline.commands.export import export_command
 from pipeline.commands.forget import forget_command
 from pipeline.commands.gc import gc_command
 from pipeline.commands.ingest import ingest_command
@@ -44,6 +45,7 @@ app.command("run")(run_command)
 app.command("check")(check_command)
 app.command("swap")(swap_command)
 app.command("report")(report_command)
+app.command("export")(export_command)
 app.command("forget")(forget_command)
 app.command("gc")(gc_command)
 app.command("repair")(repair_command)
