@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,7 @@ from PIL import Image, ImageDraw
 
 from assets.condition import row_frame
 from assets.stage import RowModel
+from benches.clocks import Clock
 from models.faces.condition import ConditionRecipe
 from models.faces.constants import PALETTE
 from models.faces.frame import frame_condition
@@ -30,53 +31,43 @@ DOT_SHARE = 200
 """A landmark's radius is the photograph's shorter side divided by this, its line twice as thick."""
 
 IRIS_RADIUS = 2
-STAGES = ("landmarks", "iris", "masks", "aesthetics", "identity_embedding", "condition")
 
 
 def annotate(
-    photos: Sequence[Path], out: Path, models: dict[str, RowModel]
-) -> tuple[dict[str, float], dict[str, float]]:
-    """Run every script over all photographs; `models` are called with one row at a time.
+    photos: Sequence[Path], out: Path, models: Mapping[str, RowModel], network: Clock, free: Clock
+) -> dict[str, float]:
+    """Run every script over all photographs, the models on one row at a time; returns each one's seconds.
 
-    Returns the seconds of each script, and those of them that went into its network (for the condition image:
-    into rendering it).
+    `network` counts what goes into the networks, and into rendering condition images; `free` what the
+    original does not have to do.
     """
     rows: dict[Path, dict[str, Any]] = {path: {} for path in photos}
     seconds: dict[str, float] = {}
-    network: dict[str, float] = {}
-    scripts: dict[str, Callable[[Path, Path, dict[str, Any]], None]] = {
-        "landmarks": _write_landmarks,
-        "iris": _write_iris,
-        "masks": _write_masks,
-        "aesthetics": lambda out, photo, row: None,
-        "identity_embedding": _write_identity,
-        "condition": _write_condition,
-    }
-    for stage in STAGES:
-        started, network[stage] = time.perf_counter(), 0.0
+    for stage, write in SCRIPTS.items():
+        started, gift = time.perf_counter(), free.seconds
         for photo, row in list(rows.items()):
             with Image.open(photo) as opened:
                 row["image"] = np.asarray(opened.convert("RGB"))
-            before = time.perf_counter()
-            outcome = _render(out, photo, row) if stage == "condition" else models[stage]([row])[0]
-            network[stage] += time.perf_counter() - before
+            if stage == "condition":
+                _read_dots(out, photo)
+            with network.running():
+                outcome = _render(row) if stage == "condition" else models[stage]([row])[0]
             if isinstance(outcome, RowError):
                 del rows[photo]
                 continue
             row |= outcome
             if stage == "masks":
-                before = time.perf_counter()
-                size = row["image"].shape[:2]
-                row["codes"] = decode_codes(row["parsing"], size)
-                row["visible"] = unpack_mask(row["visible_face"], size)
-                started += time.perf_counter() - before  # the original never packs them: not its time
-            scripts[stage](out, photo, row)
+                with free.running():
+                    size = row["image"].shape[:2]
+                    row["codes"] = decode_codes(row["parsing"], size)
+                    row["visible"] = unpack_mask(row["visible_face"], size)
+            write(out, photo, row)
             del row["image"]
         if stage == "aesthetics":
             scores = {_key(photo): {"aes": row["aesthetic_score"]} for photo, row in rows.items()}
             (out / "score.json").write_text(json.dumps(scores, indent=4), encoding="utf-8")
-        seconds[stage] = time.perf_counter() - started
-    return seconds, network
+        seconds[stage] = time.perf_counter() - started - (free.seconds - gift)
+    return seconds
 
 
 def _key(photo: Path) -> str:
@@ -125,11 +116,15 @@ def _write_identity(out: Path, photo: Path, row: dict[str, Any]) -> None:
     np.save(_place(out, photo, "pulid_id", suffix=".npy"), row["identity_embedding"])
 
 
-def _render(out: Path, photo: Path, row: dict[str, Any]) -> dict[str, Any]:
-    """The condition image at the photograph's size; landmarks and iris come from their pictures."""
+def _read_dots(out: Path, photo: Path) -> None:
+    """Landmarks and irises come to the condition image as the pictures that were written of them."""
     for place in (_place(out, photo, "3dmm", photo.stem, suffix="_ldm68.png"), _place(out, photo, "iris")):
         if cv2.imread(str(place)) is None:
             raise FileNotFoundError(place)
+
+
+def _render(row: dict[str, Any]) -> dict[str, Any]:
+    """The condition image at the photograph's size."""
     frame = row_frame(row, max(row["image"].shape[:2]))
     return {"picture": frame_condition(frame, ConditionRecipe())}
 
@@ -137,3 +132,18 @@ def _render(out: Path, photo: Path, row: dict[str, Any]) -> dict[str, Any]:
 def _write_condition(out: Path, photo: Path, row: dict[str, Any]) -> None:
     place = _place(out, photo, "condition_blended_image_blurdownsample8_segGlass_landmark_iris")
     cv2.imwrite(str(place), row["picture"][..., ::-1])
+
+
+def _write_nothing(out: Path, photo: Path, row: dict[str, Any]) -> None:
+    """Scores go into one file, when all are there."""
+
+
+SCRIPTS: dict[str, Callable[[Path, Path, dict[str, Any]], None]] = {
+    "landmarks": _write_landmarks,
+    "iris": _write_iris,
+    "masks": _write_masks,
+    "aesthetics": _write_nothing,
+    "identity_embedding": _write_identity,
+    "condition": _write_condition,
+}
+"""What every script writes, in the order in which they run."""

@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from benches import annotate
-from benches.annotate import Clock, clocked, report
+from benches.annotate import Way, report
+from benches.clocks import Clock, clocked
 
 
 def test_all_four_ways_run_on_the_real_models(tmp_path: Path) -> None:
@@ -15,6 +16,8 @@ def test_all_four_ways_run_on_the_real_models(tmp_path: Path) -> None:
     facts = annotate.measure(tmp_path, people=2, photos_each=1, size=192)
     assert set(facts["ok_rows"].values()) == {2}
     assert facts["against_the_bar"]["bytes_of_the_original"] > 0
+    bytes_alone = facts["one_stage_at_a_time"]["bytes_per_photo"]
+    assert facts["together"]["bytes_per_photo"] == pytest.approx(bytes_alone, rel=0.02)
     for way in ("together", "one_stage_at_a_time", "original_shape"):
         assert 0 < facts[way]["in_models"] < facts[way]["seconds"]
     pictures = sorted(
@@ -40,22 +43,21 @@ def test_all_four_ways_run_on_the_real_models(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(("around", "passed"), [(10.0, True), (16.0, False)])
 def test_the_bars_are_about_the_time_around_the_models(around: float, passed: bool) -> None:
-    def way(extra: float, size: int) -> dict:
-        stage = {"landmarks": 100.0 + extra}
-        return {
-            "seconds": 100.0 + extra,
-            "in_models": 100.0,
-            "decoding": 4.0,
-            "packing_masks": 1.0,
-            "bytes": size,
-            "by_stage": stage,
-            "ok_rows": {"landmarks": 100},
-        }
+    def clock(seconds: float) -> Clock:
+        found = Clock()
+        found.seconds, found.cpu = seconds, seconds / 2
+        return found
 
-    facts = report(100, 512, {"landmarks": 100.0}, way(40.0, 10), way(around, 10), way(200.0, 100))
+    def way(extra: float, size: int) -> Way:
+        by_stage = {"landmarks": 100.0 + extra}
+        return Way(clock(100.0 + extra), clock(100.0), size, by_stage, clock(4.0), clock(1.0))
+
+    facts = report(100, {"landmarks": 100.0}, way(40.0, 10), way(around, 10), way(200.0, 100))
     assert facts["against_the_bar"] == {
         "times_the_original": 200.0 / around,
+        "times_the_original_cpu": 200.0 / around,
         "overhead": around / 100,
+        "overhead_cpu": around / 100,
         "overhead_without_decoding": (around - 4) / 100,
         "bytes_of_the_original": 0.1,
         "one_at_a_time_over_together": 40.0 / around,
