@@ -15,7 +15,7 @@ from typer.testing import CliRunner
 
 from assets.condition import row_frame
 from assets.planner import Planner
-from assets.runner import run_shard
+from assets.runner import run_shard, run_shard_stages
 from assets.stage import RowStage
 from models.faces.condition import ConditionRecipe, condition_image
 from models.faces.constants import PALETTE
@@ -143,8 +143,6 @@ def test_imported_rows_stand_until_their_photograph_changes(annotated: Annotated
     assert run(lake, *ANNOTATION) == 0
     graph = profile("smoke").graph()
     stages = [stage for stage in graph.row_stages("faces") if stage.name in (*ANNOTATION, "condition")]
-    from assets.runner import run_shard_stages
-
     done = run_shard_stages(lake, graph, stages, lake.faces.snapshot().shards()[0], device="cpu")
     assert {name: result.computed for name, result in done.items() if result.computed} == {"condition": 4}
     first = sorted(columns(lake, []))[0]
@@ -170,6 +168,13 @@ def test_imported_rows_stand_until_their_photograph_changes(annotated: Annotated
     assert any("its photograph has changed since" in why for item in told for why in item["why"])
     assert Planner(lake, graph).plan(graph["landmarks"]).stale_rows == 1
     assert run(lake, "landmarks") == 1
+
+    iris = graph["iris"]
+    assert isinstance(iris, RowStage)
+    shard = lake.faces.snapshot().shards()[0]
+    assert run_shard(lake, graph, iris, shard, device="cpu", force=True).computed == 4
+    versions = {row["iris_state"]["code_version"] for row in columns(lake, ["iris_state"]).values()}
+    assert versions == {iris.code_version}
 
 
 def test_a_picture_that_was_edited_wins_over_the_exact_values(annotated: Annotated, tmp_path: Path) -> None:
