@@ -20,8 +20,12 @@ from resources.lake.consent import Consent
 from resources.lake.errors import LakeError
 from resources.lake.ingest import ingest
 from resources.lake.lake import Lake
+from resources.weights.entries import HubFolderWeight
 from resources.weights.errors import WeightError
+from resources.weights.ledger import Trust, now, record_trust
+from resources.weights.licences import accept
 from resources.weights.manifest import MANIFEST
+from resources.weights.resolve import folder_sha256
 
 PACKAGED = {"centerface", "dlib_face_recognition", "face_landmarker", "selfie_segmenter", "tiny_base"}
 BASES = {"flux_krea", "flux_schnell"}
@@ -131,6 +135,26 @@ def test_stages_whose_weights_are_here_run_without_the_base(lake: Lake) -> None:
     assert set(stages) == {"faces", "landmarks", "iris"}
     assert stages["landmarks"]["reasons"] == {"no_face": 1}
     assert "latent_target" not in lake.faces.snapshot().columns
+
+
+def test_flux_as_published_is_no_base_yet(
+    lake: Lake, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
+    entry, commit = MANIFEST["flux_schnell"], "0123456789abcdef0123456789abcdef01234567"
+    assert isinstance(entry, HubFolderWeight)
+    folder = tmp_path / "hub" / "models--black-forest-labs--FLUX.1-schnell" / "snapshots" / commit
+    for pattern in entry.files:
+        file = folder / pattern.replace("*", "a")
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_bytes(b"{}")
+    digest = folder_sha256(folder, entry)
+    record_trust(entry.role, Trust(sha256=digest, size=1, revision=commit, on=now()))
+    accept([entry], "commercial")
+    told = error_of("plan", "latents", "--profile", "flux-schnell", "--lake", lake.uri)
+    assert "weights for flux_schnell: the folder holds FLUX as published" in told
+    assert "swap_model.json, identity.safetensors, constants.safetensors" in told
+    assert run("plan", "condition", "--profile", "flux-schnell", "--lake", lake.uri).exit_code == 0
 
 
 def test_a_lake_of_another_profile_is_refused(lake: Lake) -> None:
