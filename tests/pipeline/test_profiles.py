@@ -74,6 +74,15 @@ def test_the_paper_and_the_clean_profile_use_what_they_should() -> None:
     assert floors == {"flux-krea": 5.1, "flux-schnell": 0.0}
 
 
+def test_a_swap_asks_of_its_photographs_what_the_profile_needs() -> None:
+    source = {name: PROFILES[name].graph().needed_for(["identity_embedding"]).names for name in PROFILES}
+    assert source["tiny"] == source["flux-schnell"] == ("landmarks", "identity_embedding")
+    assert source["flux-krea"] == ("landmarks", "masks", "identity_embedding")  # masked sources
+    for each in PROFILES.values():
+        target = each.graph().needed_for(["latents", "faces"]).names
+        assert target == ("landmarks", "iris", "masks", "condition", "latents")
+
+
 def test_every_role_of_a_profile_has_a_probe_but_the_published_bases() -> None:
     roles = {role for each in PROFILES.values() for role in each.weights()}
     assert roles - set(PROBES) == BASES
