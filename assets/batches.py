@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
 from assets.planner import Planner, TablePlan
-from assets.stage import ArtifactStage, Input, Row, RowModel, RowOutcome, RowStage
+from assets.stage import ArtifactStage, Input, Row, RowModel, RowOutcome, RowStage, StageGraph
 from resources.lake.schema import FACES_STAGE
 from resources.photos.decoding import decode_upright
 from resources.photos.reasons import Reason, RowError
@@ -27,18 +27,24 @@ class StageFault(RuntimeError):
 
 
 def read_inputs(
-    planner: Planner, stage: RowStage, table: TablePlan, positions: np.ndarray, also: Sequence[str] = ()
+    planner: Planner,
+    stage: RowStage,
+    table: TablePlan,
+    positions: np.ndarray,
+    also: Sequence[str] = (),
+    known: Collection[str] = (),
 ) -> list[dict[str, Any] | RowError]:
     """Input values of the rows at `positions`, pictures decoded upright.
 
     Columns read through a foreign key are named `<via>.<column>`, e.g. `target_image_id.latents`. A photo
-    that cannot be decoded gives its reason instead. `also` names further columns of the rows themselves.
+    that cannot be decoded gives its reason instead. `also` names further columns of the rows themselves, and
+    `known` those that the caller has already: they are not read.
     """
     values: list[dict[str, Any]] = [{table.snapshot.table.key: table.keys[place]} for place in positions]
-    own = [item for item in stage.inputs if item.via is None and not _is_artifact(planner, item)]
-    columns = sorted({column for item in own for column in item.columns})
+    own = [item for item in stage.inputs if item.via is None and not is_artifact(planner.graph, item)]
+    columns = sorted({column for item in own for column in item.columns} - set(known))
     foreign = {item.via for item in stage.inputs if item.via}
-    extra = sorted({*foreign, *stage.row_columns, *also} - set(columns))
+    extra = sorted({*foreign, *stage.row_columns, *also} - set(columns) - set(known))
     if columns or extra:
         read = table.snapshot.read_table(table.row_ids[positions].tolist(), [*columns, *extra])
         merge_columns(values, read, {name: name for name in [*columns, *extra]})
@@ -125,8 +131,9 @@ def _checked(stage: RowStage, outcome: RowOutcome) -> RowOutcome:
     return outcome
 
 
-def _is_artifact(planner: Planner, item: Input) -> bool:
-    return item.stage != FACES_STAGE and isinstance(planner.graph[item.stage], ArtifactStage)
+def is_artifact(graph: StageGraph, item: Input) -> bool:
+    """Whether an input is an artifact, not rows."""
+    return item.stage != FACES_STAGE and isinstance(graph[item.stage], ArtifactStage)
 
 
 def merge_columns(values: Sequence[dict[str, Any]], read: pa.Table, names: dict[str, str]) -> None:
@@ -147,6 +154,29 @@ def column_values(column: pa.ChunkedArray) -> list[Any]:
     return [
         shaped[index].copy() if valid else None for index, valid in enumerate(array.is_valid().to_pylist())
     ]
+
+
+def to_arrow(values: Sequence[Any], data_type: pa.DataType) -> pa.Array:
+    """Python or numpy values as an Arrow array; fixed-size lists take flat or shaped numpy arrays."""
+    if pa.types.is_fixed_size_list(data_type):
+        dtype = data_type.value_type.to_pandas_dtype()
+        flat = [None if value is None else np.asarray(value, dtype=dtype).ravel() for value in values]
+        return pa.array(flat, data_type)
+    return pa.array(list(values), data_type)
+
+
+def decode_photos(files: Sequence[bytes]) -> list[np.ndarray | RowError]:
+    """Upright RGB pixels of each file, read-only because several stages share them, or why there are none."""
+    photos: list[np.ndarray | RowError] = []
+    for data in files:
+        try:
+            pixels = decode_upright(data)
+        except RowError as error:
+            photos.append(error)
+        else:
+            pixels.flags.writeable = False
+            photos.append(pixels)
+    return photos
 
 
 def _decode(row: dict[str, Any]) -> dict[str, Any] | RowError:

@@ -13,7 +13,7 @@ import pyarrow as pa
 from pydantic import Field
 
 from assets.stage import Input, Row, RowOutcome, RowStage, StageConfig, StageContext
-from models.faces.condition import ConditionConfig
+from models.faces.condition import ConditionRecipe
 from models.faces.frame import FaceFrame, face_frame, frame_condition
 from models.faces.parsing import decode_codes, unpack_mask
 from resources.lake.schema import Column
@@ -23,8 +23,8 @@ from resources.photos.reasons import Reason, RowError
 class ConditionStageConfig(StageConfig):
     """Which condition image is rendered, and at which side length."""
 
-    image: ConditionConfig = Field(
-        default=ConditionConfig(), description="Which condition image, and how its dots are drawn."
+    image: ConditionRecipe = Field(
+        default=ConditionRecipe(), description="Which condition image, and how its dots are drawn."
     )
     size: int = Field(
         ge=16, description="Side of the square frame, px; the photo is resized to it before drawing."
@@ -64,7 +64,7 @@ def condition_stage(config: ConditionStageConfig) -> RowStage:
             Column("face_fraction", pa.float32(), quantum=1e-3),
         ),
         load=load,
-        preview=lambda row: frame_condition(row_frame(row, PREVIEW_SIZE), ConditionConfig()),
+        preview=lambda row: frame_condition(row_frame(row, PREVIEW_SIZE), ConditionRecipe()),
     )
 
 

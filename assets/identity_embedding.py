@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import pyarrow as pa
 
 from assets.stage import Input, NoConfig, Row, RowOutcome, RowStage, StageContext
-from models.identity.embedding import EMBEDDING_SIZE, IdentityEmbedder, five_points
+from models.identity.embedding import EMBEDDING_SIZE, IdentityEmbedder, five_points_from_68
 from resources.lake.schema import Column
 
 
@@ -18,7 +18,7 @@ def identity_embedding_stage() -> RowStage:
         code_version="1",
         description="128-d face embedding (dlib ResNet in torch) of the aligned face.",
         config=NoConfig(),
-        inputs=(Input("faces", ("image",)), Input("landmarks", ("mesh_478",))),
+        inputs=(Input("faces", ("image",)), Input("landmarks", ("landmarks_68",))),
         weights=("dlib_face_recognition",),
         outputs=(
             Column("identity_embedding", pa.list_(pa.float32(), EMBEDDING_SIZE), quantum=1e-3),
@@ -37,7 +37,7 @@ class EmbeddingModel:
 
     def __call__(self, rows: Sequence[Row]) -> list[RowOutcome]:
         """One outcome per photo, in order."""
-        points = [five_points(row["mesh_478"].reshape(478, 3)) for row in rows]
+        points = [five_points_from_68(row["landmarks_68"].reshape(68, 2)) for row in rows]
         embeddings = self.embedder.embed([row["image"] for row in rows], points)
         return [
             {"identity_embedding": embedding, "identity_embedder": self.embedder.name}

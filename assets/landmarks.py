@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal
+from typing import Literal, Self
 
 import numpy as np
 import pyarrow as pa
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from assets.stage import Input, Row, RowOutcome, RowStage, StageConfig, StageContext
+from models.faces.choice import CLOSEST_DISTANCE
 from models.faces.overlays import draw_landmarks
 from resources.lake.schema import Column
 from resources.photos.reasons import Reason, RowError
@@ -22,8 +23,15 @@ class LandmarksConfig(StageConfig):
     detection_long_side: int = Field(
         default=960, ge=64, description="Photos are detected at most this large, px."
     )
-    face: Literal["largest", "centre"] = Field(
-        default="largest", description="Which face is taken when there are several."
+    face: Literal["largest", "centre", "closest"] = Field(
+        default="largest",
+        description="Which face is taken when there are several; closest is the one most like `closest_to`.",
+    )
+    closest_to: tuple[float, ...] = Field(
+        default=(), description="For closest: the wanted person's 128-d embedding, by dlib's network."
+    )
+    max_identity_distance: float = Field(
+        default=CLOSEST_DISTANCE, gt=0, description="For closest: a face further from it is not the person."
     )
     several_faces: Literal["choose", "quarantine"] = Field(
         default="choose", description="Whether a photo with several faces is used at all."
@@ -32,6 +40,15 @@ class LandmarksConfig(StageConfig):
         default=12.0, ge=0, description="Smallest distance between the eye centres, px."
     )
     max_yaw: float = Field(default=75.0, gt=0, le=90, description="Largest head turn to a side, degrees.")
+
+    @model_validator(mode="after")
+    def _closest_to_somebody(self) -> Self:
+        wanted = 128 if self.face == "closest" else 0
+        if len(self.closest_to) != wanted:
+            raise ValueError(
+                f"face={self.face!r} takes {wanted} numbers in closest_to, not {len(self.closest_to)}"
+            )
+        return self
 
 
 OUTPUTS = (
@@ -59,7 +76,11 @@ def landmarks_stage(config: LandmarksConfig) -> RowStage:
         description="CenterFace finds the face, the 478-point mesh is fitted; 68 landmarks, pose, alignment.",
         config=config,
         inputs=(Input("faces", ("image",)),),
-        weights=("centerface", "face_landmarker"),
+        weights=(
+            "centerface",
+            "face_landmarker",
+            *(("dlib_face_recognition",) if config.face == "closest" else ()),
+        ),
         outputs=OUTPUTS,
         load=load,
         preview=lambda row: draw_landmarks(row["image"], row["landmarks_68"].reshape(68, 2)),
@@ -76,6 +97,11 @@ class LandmarkModel:
         self.config = config
         self.detector = CenterFace(context.weight("centerface"))
         self.mesh = FaceMesh(context.weight("face_landmarker"))
+        self.embedder = None
+        if config.face == "closest":
+            from models.identity.embedding import IdentityEmbedder
+
+            self.embedder = IdentityEmbedder(context.weight("dlib_face_recognition"), context.device)
 
     def __call__(self, rows: Sequence[Row]) -> list[RowOutcome]:
         """One outcome per photo, in order."""
@@ -83,18 +109,19 @@ class LandmarkModel:
 
     def _annotate(self, image: np.ndarray) -> RowOutcome:
         from models.faces.alignment import align_to_ffhq
-        from models.faces.detection import choose_face
         from models.faces.landmarks import head_pose, inter_ocular_px, landmarks_68_from_mesh
 
         config = self.config
         found = self.detector.detect(
             image, score_threshold=config.detection_threshold, long_side=config.detection_long_side
         )
-        chosen = choose_face(found, config.face)
-        if chosen is None:
+        if not len(found):
             return RowError(Reason.NO_FACE, f"no face scores {config.detection_threshold} or more")
         if len(found) > 1 and config.several_faces == "quarantine":
             return RowError(Reason.SEVERAL_FACES, f"{len(found)} faces; the profile wants exactly one")
+        chosen = self._choose(image, found.boxes_N4)
+        if isinstance(chosen, RowError):
+            return chosen
         fit = self.mesh.fit(image, found.boxes_N4[chosen])
         if fit is None:
             return RowError(Reason.NO_FACE, "the detector found a face on which no mesh could be fitted")
@@ -118,3 +145,34 @@ class LandmarkModel:
             "face_score": float(found.scores_N[chosen]),
             "face_count": len(found),
         }
+
+    def _choose(self, image: np.ndarray, boxes_N4: np.ndarray) -> int | RowError:
+        """Index of the face that this row is about."""
+        from models.faces.choice import choose_faces, identity_distances
+
+        config = self.config
+        if self.embedder is None:
+            return choose_faces(boxes_N4, config.face)[0]
+        from models.identity.embedding import EMBEDDING_SIZE, five_points
+
+        wanted = np.array(config.closest_to, np.float32)
+        embeddings = np.full((len(boxes_N4), EMBEDDING_SIZE), np.nan, np.float32)
+        for index, box in enumerate(boxes_N4):
+            fit = self.mesh.fit(image, box)
+            if fit is not None:
+                embeddings[index] = self.embedder.embed([image], [five_points(fit.points_478x3)])[0]
+        chosen = choose_faces(
+            boxes_N4,
+            "closest",
+            embeddings_ND=embeddings,
+            identity_D=wanted,
+            max_distance=config.max_identity_distance,
+        )
+        if chosen:
+            return chosen[0]
+        nearest = identity_distances(boxes_N4, embeddings, wanted).min()
+        return RowError(
+            Reason.NO_FACE,
+            f"the nearest of {len(boxes_N4)} faces is {nearest:.2f} from the wanted person, "
+            f"the limit is {config.max_identity_distance:g}",
+        )

@@ -20,8 +20,8 @@ from resources.photos.layouts import escape
 from resources.photos.marking import Mark, mark_png
 from resources.photos.reasons import RowError
 
-SOURCE_STAGES = ("landmarks", "identity_embedding")
-TARGET_STAGES = ("landmarks", "iris", "masks", "condition", "latents")
+SOURCE_STAGE, TARGET_STAGE = "identity_embedding", "latents"
+"""What a swap reads of its two photographs; what these depend on is the profile's business."""
 
 
 @dataclass(frozen=True)
@@ -44,8 +44,8 @@ def swap_photographs(
     Raises LakeError when a photograph cannot be used (no face, ...) or the lake has no trained model yet.
     """
     notes: list[str] = []
-    source = _annotate(lake, graph, request.source, SOURCE_STAGES, device, notes)
-    target = _annotate(lake, graph, request.target, TARGET_STAGES, device, notes)
+    source = _annotate(lake, graph, request.source, SOURCE_STAGE, device, notes)
+    target = _annotate(lake, graph, request.target, TARGET_STAGE, device, notes)
     stage = graph["swaps"]
     if not isinstance(stage, RowStage) or not isinstance(stage.config, SwapsConfig):
         raise LakeError("this profile has no swaps stage")
@@ -77,15 +77,14 @@ def photo_id(path: Path) -> str:
 
 
 def _annotate(
-    lake: Lake, graph: StageGraph, path: Path, stages: tuple[str, ...], device: str, notes: list[str]
+    lake: Lake, graph: StageGraph, path: Path, last: str, device: str, notes: list[str]
 ) -> dict[str, Any]:
-    """One photograph's columns, computed by the very stages that fill the lake."""
+    """One photograph's columns up to the stage `last`, computed by the very stages that fill the lake."""
     try:
         row: dict[str, Any] = {"image": decode_upright(read_photo(path))}
     except RowError as error:
         raise LakeError(f"{path}: {error}") from error
-    for name in stages:
-        stage = graph[name]
+    for stage in graph.needed_for([last]).stages:
         assert isinstance(stage, RowStage)  # annotation stages all are
         (outcome,) = load_model(lake, graph, stage, device, notes.append)([row])
         if isinstance(outcome, RowError):

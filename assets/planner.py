@@ -20,6 +20,7 @@ from assets.plan_rows import (
     StageRows,
     TableBuilder,
     TablePlan,
+    Values,
     broadcast,
     compact,
     equals,
@@ -30,9 +31,15 @@ from assets.plan_rows import (
     whole,
 )
 from assets.stage import ArtifactStage, Input, RowStage, Stage, StageGraph
-from resources.lake.digest import changed_parts, combine_fingerprints, digest_bytes, explain_difference
+from resources.lake.digest import (
+    changed_parts,
+    combine_fingerprints,
+    digest_bytes,
+    explain_difference,
+    imported_rows,
+)
 from resources.lake.lake import Artifact, Lake
-from resources.lake.schema import FACES_STAGE, state_column
+from resources.lake.schema import DIGEST_BYTES, FACES_STAGE, state_column
 from resources.lake.table import Snapshot
 from resources.photos.reasons import Reason
 
@@ -191,7 +198,10 @@ class Planner:
                 found = {owner: ingested_rows(chunk, owner) for owner in owners if owner == FACES_STAGE}
                 for stage in stages:
                     upstream = [self._upstream_rows(item, known | found, chunk) for item in stage.inputs]
-                    found[stage.name] = self._plan_rows(stage, upstream, chunk, keep=shard is not None)
+                    photographs = (known | found)[FACES_STAGE].digest if name == "faces" else None
+                    found[stage.name] = self._plan_rows(
+                        stage, upstream, chunk, photographs, keep=shard is not None
+                    )
                 if shard is None:
                     found = {owner: compact(rows) for owner, rows in found.items()}
                 builder.add(chunk, found)
@@ -215,13 +225,23 @@ class Planner:
         return taken(faces.stages[item.stage], faces.positions(whole(chunk[item.via], pa.string())))
 
     def _plan_rows(
-        self, stage: RowStage, upstream: list[StageRows], chunk: pa.Table, keep: bool
+        self,
+        stage: RowStage,
+        upstream: list[StageRows],
+        chunk: pa.Table,
+        photographs: Values | None,
+        keep: bool,
     ) -> StageRows:
-        """State of one stage in a chunk; `keep` says whether the fingerprints themselves are kept."""
+        """State of one stage in a chunk; `keep` says whether the fingerprints themselves are kept.
+
+        A result imported for today's photograph (`photographs`: digests) counts as made from today's inputs.
+        """
         state = state_parts(chunk, stage.name)
         stored = state["fingerprint"]
         tracked = [rows.digest for item, rows in zip(stage.inputs, upstream, strict=True) if item.tracked]
         changed = changed_parts(stored, stage.prefix, tracked)
+        if photographs is not None and changed.any():
+            changed[imported_rows(stored, whole(photographs, pa.binary(DIGEST_BYTES)))] = 0
         pending = np.asarray(stored.is_null()).astype(bool)
         stale = pending | (changed != 0)
         if stage.name in self.forced:

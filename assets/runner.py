@@ -15,20 +15,21 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from assets.batches import compute_batch, read_inputs
-from assets.planner import Planner, Retry, StageRows, TablePlan
-from assets.stage import ArtifactStage, RowModel, RowOutcome, RowStage, StageContext, StageGraph
+from assets.batches import StageFault, to_arrow
+from assets.plan_rows import TablePlan
+from assets.planner import Planner, Retry
+from assets.shard_pass import ComputedRow, ShardPass
+from assets.stage import ArtifactStage, RowModel, RowStage, StageContext, StageGraph
 from resources.compute.device import choose_device
 from resources.compute.local import close, once_per_process
 from resources.lake.commit import commit_group
-from resources.lake.digest import quarantine_digest, row_digest
 from resources.lake.errors import CommitConflict, LakeError
 from resources.lake.failpoints import crash_point
 from resources.lake.lake import Lake
 from resources.lake.locks import works_on_lake
 from resources.lake.schema import FACES_STAGE, STATE_TYPE, Status, state_column
 from resources.lake.table import Snapshot, split_addresses
-from resources.photos.reasons import Reason, RowError
+from resources.photos.reasons import RowError
 
 COMMIT_SECONDS = 60.0
 """Work done since the last commit never exceeds this by more than one batch."""
@@ -57,16 +58,6 @@ class ShardResult:
         return self.ok + self.quarantined + self.pending == self.rows
 
 
-@dataclass(frozen=True)
-class _Computed:
-    """A computed row waiting for its commit: it is valid only for this fingerprint."""
-
-    fingerprint: bytes
-    outcome: RowOutcome
-    attempt: int
-
-
-@works_on_lake
 def run_shard(
     lake: Lake,
     graph: StageGraph,
@@ -80,41 +71,99 @@ def run_shard(
     on_rows: Callable[[int], None] = lambda count: None,
     earlier: Planner | None = None,
 ) -> ShardResult:
-    """Compute the stale rows of one shard of one stage; nothing stale means nothing computed.
+    """Compute the stale rows of one shard of one stage: `run_shard_stages` of that stage alone."""
+    results = run_shard_stages(
+        lake,
+        graph,
+        [stage],
+        shard,
+        device=device,
+        force=force,
+        retry=retry,
+        report=report,
+        on_rows=lambda name, count: on_rows(count),
+        earlier=earlier,
+    )
+    return results[stage.name]
 
-    `force` computes every row once, `retry` the named quarantined rows besides the stale ones. `report`
-    receives sentences for people, `on_rows` the number of rows just computed. What an `earlier` planner read
-    of tables that have not changed since is not read again.
+
+@works_on_lake
+def run_shard_stages(
+    lake: Lake,
+    graph: StageGraph,
+    stages: Sequence[RowStage],
+    shard: str,
+    *,
+    device: str = "auto",
+    force: bool = False,
+    retry: Retry | None = None,
+    report: Callable[[str], None] = print,
+    on_rows: Callable[[str, int], None] = lambda stage, count: None,
+    earlier: Planner | None = None,
+) -> dict[str, ShardResult]:
+    """Compute the stale rows of one shard in some stages together; nothing stale means nothing computed.
+
+    `stages` are one of the groups of `fused_groups`, upstream first: they share the decoded photographs and
+    hand each other their results. `force` computes every row once, `retry` the named quarantined rows besides
+    the stale ones. `report` receives sentences for people, `on_rows` a stage and the number of rows it just
+    computed. What an `earlier` planner read of tables that have not changed since is not read again.
 
     Raises StageFault when the code, not a row, is at fault, and LakeError when the lake is.
     """
-    started = time.monotonic()
-    result = ShardResult(stage.name, shard)
-    forced_left: set[int] | None = None
+    results = {stage.name: ShardResult(stage.name, shard) for stage in stages}
+    wished: dict[str, set[int]] | None = None
     while True:
-        retried = {stage.name: retry} if retry else {}
-        forced = [stage.name] if force else []
-        planner = earlier = Planner(lake, graph, forced, retried, earlier)
-        table = planner.table(stage.table, shard)
-        rows = table.stages[stage.name]
-        ready = rows.ready
-        if force or retry:
-            if forced_left is None:
-                forced_left = set(table.row_ids[ready].tolist())
-            ready = ready & np.isin(table.row_ids, list(forced_left))
-        positions = np.flatnonzero(ready)
-        if not len(positions):
+        planner = earlier = Planner(lake, graph, earlier=earlier)
+        if wished is None:
+            table = planner.table(stages[0].table, shard)
+            wished = {stage.name: _wished(table, stage, force, retry) for stage in stages}
+        work = ShardPass(
+            planner,
+            stages,
+            shard,
+            wished,
+            model_of=lambda stage: load_model(lake, graph, stage, device, report),
+            on_rows=on_rows,
+        )
+        try:
+            work.run(COMMIT_SECONDS)
+        except StageFault:
+            # the other stages are not at fault: what they computed stays
+            _commit_all(planner, [stage for stage in stages if stage.name != work.running], shard, work)
+            raise
+        _commit_all(planner, stages, shard, work)
+        for stage in stages:
+            done = work.done[stage.name]
+            results[stage.name].computed += len(done)
+            results[stage.name].seconds += work.seconds[stage.name]
+            wished[stage.name] -= done.keys()
+        if not any(work.done.values()):
             break
-        done = _compute(planner, stage, table, rows, positions, device, report, on_rows)
-        _commit(planner, stage, shard, done)
-        result.computed += len(done)
-        if forced_left is not None:
-            forced_left -= done.keys()
-    _account(Planner(lake, graph, earlier=earlier), stage, shard, result)
-    result.seconds = time.monotonic() - started
-    if result.pending:
-        report(f"{stage.name} {shard}: {result.pending} rows wait for an upstream stage; run that first")
-    return result
+    for stage in stages:
+        result = results[stage.name]
+        _account(planner, stage, shard, result)
+        if result.pending:
+            report(f"{stage.name} {shard}: {result.pending} rows wait for an upstream stage; run that first")
+    return results
+
+
+def _wished(table: TablePlan, stage: RowStage, force: bool, retry: Retry | None) -> set[int]:
+    """Ids of the rows that are to be computed once though they are fresh."""
+    if force:
+        return set(table.row_ids.tolist())
+    if retry is None:
+        return set()
+    rows = table.stages[stage.name]
+    return set(table.row_ids[retry.rows(rows.quarantined, rows.reason)].tolist())
+
+
+def _commit_all(planner: Planner, stages: Sequence[RowStage], shard: str, work: ShardPass) -> None:
+    """Write the results of every stage, upstream first: a kill between two leaves the later one stale."""
+    for stage in stages:
+        started = time.monotonic()
+        if work.done[stage.name]:
+            _commit(planner, stage, shard, work.done[stage.name])
+        work.seconds[stage.name] += time.monotonic() - started
 
 
 def load_model(
@@ -150,58 +199,19 @@ _loaded: dict[str, str] = {}
 """Key of the model that is loaded for each stage in this process."""
 
 
-def _compute(
-    planner: Planner,
-    stage: RowStage,
-    table: TablePlan,
-    rows: StageRows,
-    positions: np.ndarray,
-    device: str,
-    report: Callable[[str], None],
-    on_rows: Callable[[int], None],
-) -> dict[int, _Computed]:
-    """Compute rows until they run out or a commit is due. Keys are row ids."""
-    deadline = time.monotonic() + COMMIT_SECONDS
-    done: dict[int, _Computed] = {}
-    failures: list[RowError | None] = []
-    for start in range(0, len(positions), stage.batch_size):
-        batch = positions[start : start + stage.batch_size]
-        blocked = rows.upstream_quarantined[batch]
-        outcomes: dict[int, RowOutcome] = {
-            int(position): RowError(Reason.UPSTREAM, "an input of this row is quarantined")
-            for position in batch[blocked]
-        }
-        open_positions = batch[~blocked]
-        if len(open_positions):
-            model = load_model(planner.lake, planner.graph, stage, device, report)
-            inputs = read_inputs(planner, stage, table, open_positions)
-            computed = compute_batch(stage, model, inputs, failures)
-            outcomes |= dict(zip(open_positions.tolist(), computed, strict=True))
-        for position, outcome in outcomes.items():
-            expected = rows.expected[position].as_py()
-            previous = rows.attempt[position].as_py() or 0
-            same_inputs = rows.stored[position].as_py() == expected
-            done[int(table.row_ids[position])] = _Computed(
-                expected, outcome, previous + 1 if same_inputs else 1
-            )
-        on_rows(len(batch))
-        if time.monotonic() > deadline:
-            break
-    return done
-
-
-def _commit(planned: Planner, stage: RowStage, shard: str, done: Mapping[int, _Computed]) -> None:
+def _commit(planned: Planner, stage: RowStage, shard: str, done: Mapping[int, ComputedRow]) -> None:
     """Write computed rows at the newest version; rows whose inputs changed meanwhile are left stale."""
     for attempt in range(COMMIT_ATTEMPTS):
         planner = Planner(planned.lake, planned.graph, earlier=planned)
         table = planner.table(stage.table, shard)
         expected = table.stages[stage.name].expected
         fragments, offsets = split_addresses(pa.array(table.addresses))
-        valid: dict[int, dict[int, _Computed]] = {}
-        for position, row_id in enumerate(table.row_ids.tolist()):
-            computed = done.get(row_id)
-            if computed is not None and expected[position].as_py() == computed.fingerprint:
-                valid.setdefault(int(fragments[position]), {})[int(offsets[position])] = computed
+        valid: dict[int, dict[int, ComputedRow]] = {}
+        places = np.flatnonzero(np.isin(table.row_ids, np.fromiter(done, np.int64)))
+        for place, fingerprint in zip(places, expected.take(pa.array(places)).to_pylist(), strict=True):
+            computed = done[int(table.row_ids[place])]
+            if fingerprint == computed.fingerprint:
+                valid.setdefault(int(fragments[place]), {})[int(offsets[place])] = computed
         try:
             for fragment, by_offset in sorted(valid.items()):
                 group = _merge_group(table.snapshot, stage, fragment, by_offset)
@@ -217,7 +227,7 @@ def _commit(planned: Planner, stage: RowStage, shard: str, done: Mapping[int, _C
 
 
 def _merge_group(
-    snapshot: Snapshot, stage: RowStage, fragment: int, computed: Mapping[int, _Computed]
+    snapshot: Snapshot, stage: RowStage, fragment: int, computed: Mapping[int, ComputedRow]
 ) -> pa.Table:
     """The fragment's column group with the computed rows put in, one entry per physical row."""
     names = [item.name for item in stage.group_fields]
@@ -238,13 +248,15 @@ def _merge_group(
     return pa.Table.from_arrays(arrays, schema=pa.schema(stage.group_fields))
 
 
-def _outcome_columns(stage: RowStage, computed: Sequence[_Computed]) -> dict[str, pa.Array]:
+def _outcome_columns(stage: RowStage, computed: Sequence[ComputedRow]) -> dict[str, pa.Array]:
     states: list[dict[str, Any]] = []
     values: dict[str, list[Any]] = {column.name: [] for column in stage.outputs}
     for item in computed:
         outcome = item.outcome
         state: dict[str, Any] = {
             "fingerprint": item.fingerprint,
+            "digest": item.digest,
+            "status": Status.OK.value,
             "attempt": item.attempt,
             "code_version": stage.code_version,
             "reason": None,
@@ -252,27 +264,15 @@ def _outcome_columns(stage: RowStage, computed: Sequence[_Computed]) -> dict[str
         }
         if isinstance(outcome, RowError):
             state |= {
-                "digest": quarantine_digest(outcome.reason.value),
                 "status": Status.QUARANTINED.value,
                 "reason": outcome.reason.value,
                 "detail": outcome.detail[:500],
             }
-        else:
-            state |= {"digest": row_digest(outcome, stage.outputs), "status": Status.OK.value}
         states.append(state)
         for column in stage.outputs:
             values[column.name].append(None if isinstance(outcome, RowError) else outcome[column.name])
     arrays = {column.name: to_arrow(values[column.name], column.type) for column in stage.outputs}
     return arrays | {state_column(stage.name): pa.array(states, STATE_TYPE)}
-
-
-def to_arrow(values: Sequence[Any], data_type: pa.DataType) -> pa.Array:
-    """Python or numpy values as an Arrow array; fixed-size lists take flat or shaped numpy arrays."""
-    if pa.types.is_fixed_size_list(data_type):
-        dtype = data_type.value_type.to_pandas_dtype()
-        flat = [None if value is None else np.asarray(value, dtype=dtype).ravel() for value in values]
-        return pa.array(flat, data_type)
-    return pa.array(list(values), data_type)
 
 
 def _account(planner: Planner, stage: RowStage, shard: str, result: ShardResult) -> None:

@@ -7,7 +7,7 @@ that alone what is stale.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -181,6 +181,14 @@ class StageGraph:
             if stage.name == name:
                 return stage
         raise KeyError(f"no stage {name!r}; there are: faces, {', '.join(self.names)}")
+
+    def needed_for(self, names: Collection[str]) -> StageGraph:
+        """The named stages and all that they depend on, in the same order; `faces` may be among the names."""
+        wanted = set(names)
+        for stage in reversed(self.stages):
+            if stage.name in wanted:
+                wanted |= {item.stage for item in stage.inputs}
+        return StageGraph(tuple(stage for stage in self.stages if stage.name in wanted))
 
     @property
     def names(self) -> tuple[str, ...]:

@@ -10,6 +10,7 @@ from assets.batches import StageFault
 from pipeline.commands.check import check_command
 from pipeline.commands.demo import demo_command
 from pipeline.commands.doctor import doctor_command
+from pipeline.commands.export import export_command
 from pipeline.commands.forget import forget_command
 from pipeline.commands.gc import gc_command
 from pipeline.commands.ingest import ingest_command
@@ -19,11 +20,12 @@ from pipeline.commands.report import report_command
 from pipeline.commands.run import run_command
 from pipeline.commands.swap import swap_command
 from pipeline.commands.ui import ui_command
+from pipeline.commands.weights import weights_app
 from resources.compute.device import DeviceUnavailable
 from resources.lake.errors import LakeError, clear_read_errors, clear_storage_errors
 from resources.photos.layouts import LayoutError
 from resources.photos.pairs import SwapPairsError
-from resources.weights.resolve import WeightError
+from resources.weights.errors import WeightError
 
 EXPECTED_ERRORS = (LakeError, StageFault, DeviceUnavailable, WeightError, LayoutError, SwapPairsError)
 """Errors whose message says what to do; they end the command without a traceback."""
@@ -43,10 +45,12 @@ app.command("run")(run_command)
 app.command("check")(check_command)
 app.command("swap")(swap_command)
 app.command("report")(report_command)
+app.command("export")(export_command)
 app.command("forget")(forget_command)
 app.command("gc")(gc_command)
 app.command("repair")(repair_command)
 app.command("doctor")(doctor_command)
+app.add_typer(weights_app, name="weights")
 app.command("ui")(ui_command)
 app.command("demo")(demo_command)
 

@@ -29,12 +29,16 @@ from rich.table import Table
 from pipeline.doctor_probes import MARKER, PROBES
 from resources.compute.device import DeviceUnavailable, choose_device
 from resources.lake.storage import S3, Storage
+from resources.weights.errors import WeightError
 from resources.weights.manifest import MANIFEST
-from resources.weights.resolve import WeightError, resolve
+from resources.weights.resolve import resolve
 
 PROJECT = "orchard-faces"
 NEEDED_EXTRAS = ("faces", "gen")
 """Extras that every profile needs; the others are checked only where they are installed."""
+
+EXTRA_OF_ROLE = {"antelopev2": "insightface"}
+"""Extras that a profile needs because of one of its model files."""
 
 SYSTEM_LIBRARIES = {
     "libEGL.so.1": "libegl1",
@@ -101,7 +105,8 @@ def diagnose(
     """
     checks = [check_python(), check_not_installed("torchvision")]
     checks += [check_system_library(name, package) for name, package in SYSTEM_LIBRARIES.items()]
-    package_checks, jobs = check_packages(fixed_requirements())
+    of_profile = [extra for role, extra in EXTRA_OF_ROLE.items() if role in profile_roles]
+    package_checks, jobs = check_packages(fixed_requirements(), (*NEEDED_EXTRAS, *of_profile))
     checks += package_checks
     for role in profile_roles:
         check, path = check_weight(role)
@@ -163,8 +168,10 @@ def fixed_requirements() -> Mapping[str, list[Requirement]]:
     return groups
 
 
-def check_packages(groups: Mapping[str, Iterable[Requirement]]) -> tuple[list[Check], list[Job]]:
-    """Compare installed versions with the wanted ones.
+def check_packages(
+    groups: Mapping[str, Iterable[Requirement]], needed_extras: Sequence[str] = NEEDED_EXTRAS
+) -> tuple[list[Check], list[Job]]:
+    """Compare installed versions with the wanted ones; the absence of other extras is no failure.
 
     Returns the checks of packages that are absent or of another version, and import jobs for the right ones.
     """
@@ -176,7 +183,7 @@ def check_packages(groups: Mapping[str, Iterable[Requirement]]) -> tuple[list[Ch
             try:
                 version = metadata.version(requirement.name)
             except metadata.PackageNotFoundError:
-                needed = not extra or extra in NEEDED_EXTRAS
+                needed = not extra or extra in needed_extras
                 detail = "not installed" if needed else f"not installed; only the extra {extra} needs it"
                 checks.append(Check(name, not needed, detail, _pip(str(requirement))))
                 continue

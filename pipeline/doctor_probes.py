@@ -13,6 +13,7 @@ import os
 import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 MARKER = "orchard-probe "
 
@@ -88,6 +89,114 @@ def tiny_base(path: str) -> str:
     return f"read: {len(names)} tensors, {numbers:,} numbers"
 
 
+def reconstruction_resnet50(path: str) -> str:
+    """Load 3DDFA-V3's network and run it on a black crop."""
+    from models.faces.reconstruction.network import load_reconstruction_net
+
+    return _ran(load_reconstruction_net(path, "resnet50"), 224)
+
+
+def reconstruction_mobilenet(path: str) -> str:
+    """Load 3DDFA-V3's small network and run it on a black crop."""
+    from models.faces.reconstruction.network import load_reconstruction_net
+
+    return _ran(load_reconstruction_net(path, "mobilenet_v3_large"), 224)
+
+
+def face_model(path: str) -> str:
+    """Read the converted face model and check its arrays."""
+    from models.faces.reconstruction.bfm import load_face_model
+
+    return f"read: {load_face_model(path).vertex_count:,} vertices"
+
+
+def face_parser(path: str) -> str:
+    """Load BiSeNet and run it on a small black picture."""
+    from models.faces.bisenet import load_bisenet
+
+    return _ran(load_bisenet(path), 64)
+
+
+def visible_face(path: str) -> str:
+    """Load DeepLabV3+ and run it on a small black picture."""
+    from models.faces.deeplab import load_deeplab
+
+    return _ran(load_deeplab(path), 64)
+
+
+def clip_vit_l14(path: str) -> str:
+    """Load CLIP's image tower and run it on a black picture."""
+    from models.aesthetics.clip_network import ClipAesthetics, clip_name
+    from models.weight_files import load_weights
+
+    network = ClipAesthetics()
+    load_weights(network.clip, Path(path, "model.safetensors"), clip_name)
+    return _ran(network.embed, 224)
+
+
+def aesthetic_head(path: str) -> str:
+    """Load the aesthetic head and fold it into one map."""
+    from models.aesthetics.clip_network import AestheticHead, fold
+    from models.weight_files import load_weights
+
+    head = AestheticHead()
+    load_weights(head, path)
+    return f"loaded and folded to {fold(head).weight_E.numel()} weights"
+
+
+def eva_clip(path: str) -> str:
+    """Load EVA-CLIP's image tower and run it on a black picture."""
+    from models.identity.eva_clip import load_eva_clip
+
+    tower = load_eva_clip(path)
+    return _ran(lambda pictures: tower(pictures).embedding_BE, tower.config.image_size)
+
+
+def pulid_flux(path: str) -> str:
+    """Load PuLID's ID encoder and make the tokens of "no identity"."""
+    import torch
+
+    from models.identity.id_former import load_id_former
+    from models.identity.network_sizes import EvaClipConfig
+
+    with torch.inference_mode():
+        tokens = load_id_former(path).unconditional(EvaClipConfig().tokens)
+    return f"loaded and ran: tokens {tuple(tokens.shape)}"
+
+
+def antelopev2(path: str) -> str:
+    """Open both networks of antelopev2 and run them on blank pictures."""
+    import numpy as np
+
+    from models.identity.face_analysis import LocalFaceAnalysis
+
+    analysis = LocalFaceAnalysis(path)
+    faces = len(analysis.detect(np.zeros((256, 256, 3), np.uint8)))
+    size = analysis.embed_chips(np.zeros((1, 112, 112, 3), np.uint8)).shape[1]
+    if faces:
+        raise RuntimeError(f"found {faces} faces in a blank picture")
+    return f"loaded and ran: no face in a blank picture, embeddings of {size} numbers"
+
+
+def sface(path: str) -> str:
+    """Read SFace with OpenCV and embed a blank chip."""
+    from models.identity.sface import SFACE_EMBEDDING_SIZE, SFaceEmbedder
+
+    SFaceEmbedder(path)
+    return f"loaded and ran: embeddings of {SFACE_EMBEDDING_SIZE} numbers"
+
+
+def _ran(network: Callable[[Any], Any], side: int) -> str:
+    """Run a network on one black picture; the numbers must be finite."""
+    import torch
+
+    with torch.inference_mode():
+        output = network(torch.zeros(1, 3, side, side))
+    if not torch.isfinite(output).all():
+        raise RuntimeError("gives values that are not finite")
+    return f"loaded and ran: output {tuple(output.shape)}"
+
+
 def flux_transformer(_: str) -> str:
     """Import the transformer class that the swap model builds on."""
     from diffusers.models.transformers.transformer_flux import FluxTransformer2DModel
@@ -95,7 +204,7 @@ def flux_transformer(_: str) -> str:
     return f"{FluxTransformer2DModel.__module__}.{FluxTransformer2DModel.__name__} is there"
 
 
-PROBES: Mapping[str, Callable[[str], str]] = {
+PROBES: Mapping[str, Callable[[str], str]] = {"aesthetic_head_ava": aesthetic_head} | {
     probe.__name__: probe
     for probe in (
         import_module,
@@ -104,6 +213,17 @@ PROBES: Mapping[str, Callable[[str], str]] = {
         centerface,
         dlib_face_recognition,
         tiny_base,
+        reconstruction_resnet50,
+        reconstruction_mobilenet,
+        face_model,
+        face_parser,
+        visible_face,
+        clip_vit_l14,
+        aesthetic_head,
+        eva_clip,
+        pulid_flux,
+        antelopev2,
+        sface,
         flux_transformer,
     )
 }

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
+
 from assets.artifacts import UpstreamPending, run_artifact
 from assets.planner import Planner, Retry
-from assets.runner import ShardResult, run_shard
+from assets.runner import run_shard_stages
+from assets.shard_pass import fused_groups
 from assets.stage import ArtifactStage, RowStage, Stage, StageGraph
 from resources.lake.lake import Lake
 
@@ -66,7 +69,8 @@ def run_stages(
 ) -> RunReport:
     """Compute what is stale in `stages`, in topological order, and what is to be tried again.
 
-    Rows and artifacts that wait for a stage which is not being run are reported, not computed.
+    Row stages run together where they can, shard by shard, on photographs that are decoded once. Rows and
+    artifacts that wait for a stage which is not being run are reported, not computed.
 
     Raises StageFault and LakeError; what was committed before stays.
     """
@@ -74,23 +78,30 @@ def run_stages(
     report = RunReport()
     started = time.monotonic()
     outlook = Outlook(lake, graph, stages, shards, force, retry)
-    for name in graph.names:
-        if name not in stages:
-            continue
-        stage = graph[name]
-        before = time.monotonic()
-        if isinstance(stage, RowStage):
-            computed = _run_rows(outlook, stage, device, progress, report)
-        elif isinstance(stage, ArtifactStage):
-            computed = _run_one(outlook, stage, device, progress, report)
+    for step in _steps(graph, stages):
+        if isinstance(step, ArtifactStage):
+            _run_one(outlook, step, device, progress, report)
         else:
-            raise TypeError(f"{name} is neither a row stage nor an artifact stage")
-        if computed:
-            outlook.changed_by(stage)
-        report.computed_rows[name] = computed
-        progress.finish(name, computed, time.monotonic() - before)
+            _run_rows(outlook, step, device, progress, report)
     report.seconds = time.monotonic() - started
     return report
+
+
+def _steps(graph: StageGraph, names: Collection[str]) -> Iterator[ArtifactStage | list[RowStage]]:
+    """The chosen stages in topological order: artifacts one by one, row stages in groups."""
+    rows: list[RowStage] = []
+    for stage in graph.stages:
+        if stage.name not in names:
+            continue
+        if isinstance(stage, RowStage):
+            rows.append(stage)
+        elif isinstance(stage, ArtifactStage):
+            yield from fused_groups(graph, rows)
+            rows = []
+            yield stage
+        else:
+            raise TypeError(f"{stage.name} is neither a row stage nor an artifact stage")
+    yield from fused_groups(graph, rows)
 
 
 class Outlook:
@@ -137,27 +148,35 @@ class Outlook:
         if isinstance(stage, ArtifactStage):
             self._first = None
 
-    def plan(self, stage: RowStage) -> tuple[list[str], int]:
-        """Shards with stale rows in a stage today, and how many rows can be computed now."""
-        whole = self.planner.table(stage.table)
-        rows = whole.stages[stage.name]
+    def plan(self, stages: Sequence[RowStage]) -> tuple[list[str], Counter[str]]:
+        """Shards with stale rows in any of these stages today, and how many rows each has to compute there.
+
+        Rows that wait for another of these stages are counted: most of them will be computed too.
+        """
+        names = {stage.name for stage in stages}
+        whole = self.planner.table(stages[0].table)
+        unfinished = (whole.stages[name].stale | whole.stages[name].waiting for name in names)
         unsure = [
             shard
-            for shard in whole.shard_counts(rows.stale | rows.waiting)
+            for shard in whole.shard_counts(np.logical_or.reduce(list(unfinished)))
             if self.shards is None or shard in self.shards
         ]
         tables = [whole]
         if unsure and not self._is_current:
-            forced, retried = self._wishes(stage)
+            forced = names if self.force else []
+            retried = dict.fromkeys(names, self.retry) if self.retry else {}
             planner = self._latest = Planner(self.lake, self.graph, forced, retried, self.latest)
             few = len(unsure) <= FEW_SHARDS
-            tables = [planner.table(stage.table, shard) for shard in (unsure if few else [None])]
-        stale, ready = Counter[str](), Counter[str]()
+            tables = [planner.table(stages[0].table, shard) for shard in (unsure if few else [None])]
+        stale, todo = set[str](), Counter[str]()
         for table in tables:
-            stale.update(table.shard_counts(table.stages[stage.name].stale))
-            ready.update(table.shard_counts(table.stages[stage.name].ready))
-        todo = [shard for shard in unsure if stale[shard]]
-        return todo, sum(ready[shard] for shard in todo)
+            for stage in stages:
+                rows = table.stages[stage.name]
+                stale.update(table.shard_counts(rows.stale))
+                follows = any(item.stage in names for item in stage.inputs)
+                counts = table.shard_counts(rows.stale | rows.waiting if follows else rows.ready)
+                todo[stage.name] += sum(counts[shard] for shard in unsure if shard in counts)
+        return [shard for shard in unsure if shard in stale], todo
 
     def is_fresh(self, stage: ArtifactStage) -> bool:
         """Whether nothing was computed so far and the artifact is made from today's inputs."""
@@ -167,40 +186,53 @@ class Outlook:
         found = planner.artifact(stage.name)
         return not found.stale and not found.waiting
 
-    def _wishes(self, stage: Stage) -> tuple[list[str], dict[str, Retry]]:
-        return [stage.name] if self.force else [], {stage.name: self.retry} if self.retry else {}
 
-
-def _run_rows(outlook: Outlook, stage: RowStage, device: str, progress: Progress, report: RunReport) -> int:
-    stale, ready = outlook.plan(stage)
-    progress.start(stage.name, ready, len(stale))
-    results: list[ShardResult] = []
-    for shard in stale:
-        result = run_shard(
+def _run_rows(
+    outlook: Outlook, stages: Sequence[RowStage], device: str, progress: Progress, report: RunReport
+) -> None:
+    shards, rows = outlook.plan(stages)
+    for stage in stages:
+        progress.start(stage.name, rows[stage.name], len(shards))
+    computed, waiting, seconds = Counter[str](), Counter[str](), dict.fromkeys(rows, 0.0)
+    for shard in shards:
+        results = run_shard_stages(
             outlook.lake,
             outlook.graph,
-            stage,
+            stages,
             shard,
             device=device,
             force=outlook.force,
             retry=outlook.retry,
             report=progress.say,
-            on_rows=lambda count: progress.advance(stage.name, count),
+            on_rows=progress.advance,
             earlier=outlook.latest,
         )
-        results.append(result)
-    waiting = sum(result.pending for result in results)
-    if waiting:
-        report.waiting_rows[stage.name] = waiting
-    return sum(result.computed for result in results)
+        for name, result in results.items():
+            computed[name] += result.computed
+            waiting[name] += result.pending
+            seconds[name] += result.seconds
+    for stage in stages:
+        if computed[stage.name]:
+            outlook.changed_by(stage)
+        if waiting[stage.name]:
+            report.waiting_rows[stage.name] = waiting[stage.name]
+        report.computed_rows[stage.name] = computed[stage.name]
+        progress.finish(stage.name, computed[stage.name], seconds[stage.name])
 
 
 def _run_one(
     outlook: Outlook, stage: ArtifactStage, device: str, progress: Progress, report: RunReport
-) -> int:
+) -> None:
+    started = time.monotonic()
     progress.start(stage.name, 1, 1)
-    if outlook.is_fresh(stage):
-        return 0
+    made = not outlook.is_fresh(stage) and _make(outlook, stage, device, progress, report)
+    if made:
+        outlook.changed_by(stage)
+    report.computed_rows[stage.name] = int(made)
+    progress.finish(stage.name, int(made), time.monotonic() - started)
+
+
+def _make(outlook: Outlook, stage: ArtifactStage, device: str, progress: Progress, report: RunReport) -> bool:
     try:
         result = run_artifact(
             outlook.lake, outlook.graph, stage, device=device, force=outlook.force, report=progress.say
@@ -208,6 +240,6 @@ def _run_one(
     except UpstreamPending as error:
         report.waiting[stage.name] = str(error)
         progress.say(str(error))
-        return 0
+        return False
     progress.advance(stage.name, 1)
-    return int(result.made)
+    return result.made

@@ -10,6 +10,7 @@ import typer
 
 from assets.stage import StageGraph
 from pipeline.profiles import DEFAULT_PROFILE, PROFILES, profile
+from pipeline.weights_gate import require_weights
 from resources.lake.lake import Lake
 
 DEFAULT_LAKE = "./orchard_data"
@@ -45,11 +46,19 @@ def open_lake(uri: str) -> Lake:
     return Lake.open(uri)
 
 
-def open_graph(lake: Lake, name: str) -> StageGraph:
-    """The stages of a profile, their columns made ready in the lake."""
+def open_graph(lake: Lake, name: str, stages: list[str] | None = None) -> StageGraph:
+    """The stages of a profile, their columns made ready in the lake.
+
+    With `stages`, only these and what they depend on, so that photographs are annotated without a base.
+
+    Raises WeightError when the profile may not be used as intended, or model files of these stages lack.
+    """
     if name not in PROFILES:
         raise UsageError(f"no profile {name!r}; there are: {', '.join(PROFILES)}")
     graph = profile(name).graph()
+    if stages:
+        graph = graph.needed_for(chosen_stages(graph, stages))
+    require_weights(name, sorted({role for stage in graph.stages for role in stage.weights}))
     graph.prepare(lake)
     return graph
 

@@ -6,24 +6,41 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from assets.aesthetics import aesthetics_stage
+from assets.aesthetics_clip import ClipAestheticsStageConfig, aesthetics_clip_stage
 from assets.condition import ConditionStageConfig, condition_stage
 from assets.evaluation import EvaluationConfig, evaluation_stage
 from assets.identity_embedding import identity_embedding_stage
+from assets.identity_pulid import PulidConfig, identity_pulid_stage
+from assets.identity_sface import identity_sface_stage
 from assets.iris import iris_stage
 from assets.landmarks import LandmarksConfig, landmarks_stage
+from assets.landmarks_reconstruction import ReconstructionConfig, landmarks_reconstruction_stage
 from assets.latents import LatentsConfig, latents_stage
 from assets.masks import masks_stage
+from assets.masks_networks import NetworkMasksConfig, masks_networks_stage
 from assets.pseudo_triplets import PseudoTripletsConfig, pseudo_triplets_stage
 from assets.release import ReleaseConfig, release_stage
-from assets.stage import StageGraph
+from assets.stage import RowStage, StageGraph
 from assets.student import student_stage
 from assets.swaps import SwapsConfig, swaps_stage
 from assets.teacher import TrainingConfig, teacher_stage
 from assets.triplets_release import triplets_release_stage
-from models.faces.condition import ConditionConfig
-from models.swap.config import SamplingConfig, TrainingRecipe
+from models.aesthetics.clip_aesthetics import TRAINING_THRESHOLD
+from models.faces.condition import ConditionRecipe
+from models.swap import config as swap_models
+from models.swap.config import SamplingConfig, SwapModelConfig, TrainingRecipe
+from models.swap.constants import PSEUDO_TRIPLETS, STUDENT_IDENTITY_THRESHOLD, STUDENT_STEPS
 
 DEFAULT_PROFILE = "tiny"
+
+PIXEL_DOTS = ConditionRecipe(landmark_radius=0, iris_radius=0)
+"""The paper's condition image with dots of one pixel, for bases of 32 px."""
+
+EVALUATION_PAIRS = 1000
+"""Pairs that APPLE swaps for its tables."""
+
+FULL_SIZE_PAIR_SHARD = 4096
+"""Pairs per shard at full size, as many as photographs."""
 
 
 @dataclass(frozen=True)
@@ -38,36 +55,67 @@ class Profile:
         """All stages of this profile, upstream first."""
         return self.build()
 
+    def weights(self) -> list[str]:
+        """Roles of all model files that its stages use, sorted."""
+        return sorted({role for stage in self.graph().stages for role in stage.weights})
+
+
+def annotation_on_the_cpu() -> tuple[RowStage, ...]:
+    """Real face models from packages: mesh landmarks, mesh parsing, a quality score, dlib."""
+    return (
+        landmarks_stage(LandmarksConfig()),
+        iris_stage(),
+        masks_stage(),
+        aesthetics_stage(),
+        identity_embedding_stage(),
+    )
+
+
+def annotation_of_the_paper() -> tuple[RowStage, ...]:
+    """What APPLE annotates with: 3DDFA-V3, BiSeNet, DeepLabV3+, CLIP's score, ArcFace and PuLID's tokens."""
+    return (
+        landmarks_reconstruction_stage(ReconstructionConfig()),
+        iris_stage(),
+        masks_networks_stage(NetworkMasksConfig()),
+        aesthetics_clip_stage(ClipAestheticsStageConfig()),
+        identity_pulid_stage(PulidConfig()),
+    )
+
+
+def permissive_annotation() -> tuple[RowStage, ...]:
+    """Parts whose licences allow commercial use: those of the CPU profiles, with SFace for identity."""
+    return (
+        landmarks_stage(LandmarksConfig()),
+        iris_stage(),
+        masks_stage(),
+        aesthetics_stage(),
+        identity_sface_stage(),
+    )
+
 
 def build_graph(
+    annotation: tuple[RowStage, ...],
     *,
     base: str,
-    size: int,
+    model: SwapModelConfig,
+    dots: ConditionRecipe,
+    release: ReleaseConfig,
     teacher: TrainingRecipe,
     student: TrainingRecipe,
     sampling: SamplingConfig,
-    triplets: int,
-    swap_pairs: int,
-    pair_shard_size: int,
 ) -> StageGraph:
-    """The DAG of the CPU profiles: real faces, our own small FLUX named by its weight role `base`."""
-    dots = ConditionConfig(landmark_radius=0, iris_radius=0)
+    """The DAG: annotation, then what is made with the base of the weight role `base`, of shape `model`."""
+    size = model.image_size
     condition = ConditionStageConfig(image=dots, size=size)
     plain = sampling.model_copy(update={"inversion": None})
     return StageGraph(
         (
-            landmarks_stage(LandmarksConfig()),
-            iris_stage(),
-            masks_stage(),
-            aesthetics_stage(),
-            identity_embedding_stage(),
+            *annotation,
             condition_stage(condition),
-            latents_stage(LatentsConfig(condition=condition, base=base)),
-            release_stage(
-                ReleaseConfig(triplets=triplets, swap_pairs=swap_pairs, pair_shard_size=pair_shard_size)
-            ),
+            latents_stage(LatentsConfig(condition=condition, base=base, model=model)),
+            release_stage(release),
             teacher_stage(TrainingConfig(base=base, recipe=teacher)),
-            pseudo_triplets_stage(PseudoTripletsConfig(base=base, sampling=sampling)),
+            pseudo_triplets_stage(PseudoTripletsConfig(base=base, sampling=sampling, model=model)),
             triplets_release_stage(),
             student_stage(TrainingConfig(base=base, recipe=student)),
             swaps_stage(SwapsConfig(base=base, sampling=plain, inversion=sampling)),
@@ -88,15 +136,15 @@ def tiny() -> StageGraph:
         checkpoint_interval=60,
     )
     return build_graph(
+        annotation_on_the_cpu(),
         base="tiny_base",
-        size=32,
+        model=swap_models.tiny(),
+        dots=PIXEL_DOTS,
         teacher=recipe,
         student=recipe.model_copy(update={"seed": 1}),
         # at 1 the tiny base hardly shows the source's identity; its model card has the figures
         sampling=SamplingConfig(steps=12, id_guidance_scale=4.0),
-        triplets=96,
-        swap_pairs=32,
-        pair_shard_size=48,
+        release=ReleaseConfig(triplets=96, swap_pairs=32, pair_shard_size=48),
     )
 
 
@@ -106,14 +154,60 @@ def smoke() -> StageGraph:
         steps=6, batch_size=4, learning_rate=1e-3, identity_loss_weight=0.0, checkpoint_interval=2
     )
     return build_graph(
+        annotation_on_the_cpu(),
         base="tiny_base",
-        size=32,
+        model=swap_models.tiny(),
+        dots=PIXEL_DOTS,
         teacher=recipe,
         student=recipe.model_copy(update={"seed": 1}),
         sampling=SamplingConfig(steps=2),
-        triplets=6,
-        swap_pairs=4,
-        pair_shard_size=4,
+        release=ReleaseConfig(triplets=6, swap_pairs=4, pair_shard_size=4),
+    )
+
+
+def flux_krea() -> StageGraph:
+    """The paper: FLUX.1-Krea-dev with PuLID at 512 px, trained on photographs that score above 5.1."""
+    teacher = TrainingRecipe(gradient_checkpointing=True)
+    return build_graph(
+        annotation_of_the_paper(),
+        base="flux_krea",
+        model=swap_models.flux_krea(),
+        dots=ConditionRecipe(),
+        release=ReleaseConfig(
+            triplets=PSEUDO_TRIPLETS,
+            swap_pairs=EVALUATION_PAIRS,
+            pair_shard_size=FULL_SIZE_PAIR_SHARD,
+            min_aesthetic_score=TRAINING_THRESHOLD,
+        ),
+        teacher=teacher,
+        student=teacher.model_copy(
+            update={
+                "steps": STUDENT_STEPS,
+                "identity_loss_threshold": STUDENT_IDENTITY_THRESHOLD,
+                "seed": 1,
+            }
+        ),
+        sampling=SamplingConfig(),
+    )
+
+
+def flux_schnell() -> StageGraph:
+    """The paper's recipe on FLUX.1-schnell, without any weight whose licence forbids commercial use."""
+    # every published network for the identity loss forbids commercial use
+    teacher = TrainingRecipe(gradient_checkpointing=True, identity_loss_weight=0.0)
+    return build_graph(
+        permissive_annotation(),
+        base="flux_schnell",
+        model=swap_models.flux_schnell(),
+        dots=ConditionRecipe(),
+        # no floor: 5.1 is a score of the paper's scorer, and this profile's is another
+        release=ReleaseConfig(
+            triplets=PSEUDO_TRIPLETS, swap_pairs=EVALUATION_PAIRS, pair_shard_size=FULL_SIZE_PAIR_SHARD
+        ),
+        teacher=teacher,
+        student=teacher.model_copy(update={"steps": STUDENT_STEPS, "seed": 1}),
+        # schnell's schedule has no shift that depends on the resolution
+        sampling=SamplingConfig(shift=False),
     )
 
 
@@ -122,6 +216,8 @@ PROFILES = {
     for profile in (
         Profile("tiny", "Our small FLUX at 32 px on real annotation: laptop CPU, minutes.", tiny),
         Profile("smoke", "The same stages with a few steps each: for tests, seconds.", smoke),
+        Profile("flux-krea", "The paper: published networks, FLUX.1-Krea-dev, 512 px.", flux_krea),
+        Profile("flux-schnell", "Permissive parts only, FLUX.1-schnell, 512 px.", flux_schnell),
     )
 }
 """Every profile by name."""

@@ -6,7 +6,7 @@ A transform is a 2x3 float32 matrix that maps continuous pixel coordinates of th
 import cv2
 import numpy as np
 
-from models.faces.images import Image, Points, require_points, require_rgb
+from models.faces.images import Image, Mask, Points, require_mask, require_points, require_rgb
 from models.faces.topology import FIVE_POINTS
 
 DLIB_CHIP_SIZE = 150
@@ -27,6 +27,20 @@ subject's left eye outer and inner corner, right eye outer and inner corner, bas
 
 FFHQ_SIZE = 512
 """Default side of an FFHQ-like frame, in pixels (FFHQ itself is 1024)."""
+
+VGGFACE2_SIZE = 512
+"""Side of the pictures of VGGFace2-HQ, in pixels."""
+
+VGGFACE2_TEMPLATE_SIZE = 112
+VGGFACE2_TEMPLATES = (
+    ((51.642, 50.115), (57.617, 49.990), (35.740, 69.007), (51.157, 89.050), (57.025, 89.702)),
+    ((45.031, 50.118), (65.568, 50.872), (39.677, 68.111), (45.177, 86.190), (64.246, 86.758)),
+    ((39.730, 51.138), (72.270, 51.138), (56.000, 68.493), (42.463, 87.010), (69.537, 87.010)),
+    ((46.845, 50.872), (67.382, 50.118), (72.737, 68.111), (48.167, 86.758), (67.236, 86.190)),
+    ((54.796, 49.990), (60.771, 50.115), (76.673, 69.007), (55.388, 89.702), (61.257, 89.050)),
+)
+"""Five points in a frame of 112 pixels, for faces turned from the picture's left to its right (insightface,
+`face_align`; the alignment that VGGFace2-HQ's folders call "None"). They count from pixel centres."""
 
 
 def umeyama(source_N2: Points, target_N2: Points) -> Points:
@@ -107,6 +121,29 @@ def align_to_ffhq(landmarks_68: Points, size: int = FFHQ_SIZE) -> Points:
     return umeyama(corners.astype(np.float32), frame)
 
 
+def align_to_vggface2(points_52: Points, size: int = VGGFACE2_SIZE) -> Points:
+    """Transform of a photo into a square frame as in VGGFace2-HQ, (2, 3) float32.
+
+    Of the five templates, one for each degree of turning, the one that the points fit best is taken.
+
+    Args:
+        points_52: (5, 2) pixels: the eye on the picture's left, the other eye, the tip of the nose, the
+            corner of the mouth on the left, the other corner.
+        size: side of the frame in pixels.
+
+    Raises:
+        ValueError: wrong shape, values not finite, or all points in one place.
+    """
+    points = require_points(points_52, (5, 2), "points_52")
+    templates = np.array(VGGFACE2_TEMPLATES, np.float64) * size / VGGFACE2_TEMPLATE_SIZE + 0.5
+    fits = [umeyama(points, template.astype(np.float32)) for template in templates]
+    errors = [
+        np.linalg.norm(transform_points(points, fit) - template, axis=1).sum()
+        for fit, template in zip(fits, templates, strict=True)
+    ]
+    return fits[int(np.argmin(errors))]
+
+
 def invert(matrix_2x3: Points) -> Points:
     """The transform back, (2, 3) float32.
 
@@ -126,8 +163,8 @@ def transform_points(points_N2: Points, matrix_2x3: Points) -> Points:
     return (points_N2.astype(np.float64) @ matrix[:, :2].T + matrix[:, 2]).astype(np.float32)
 
 
-def warp(image: Image, matrix_2x3: Points, size: int) -> Image:
-    """Render the square frame of a transform, uint8 (size, size, 3).
+def warp(image: Image, matrix_2x3: Points, size: int | tuple[int, int]) -> Image:
+    """Render the frame of a transform, uint8 (size, size, 3).
 
     A photo larger than the frame is averaged down first, so that reduction does not alias; pixels outside
     the photo repeat its border.
@@ -135,8 +172,9 @@ def warp(image: Image, matrix_2x3: Points, size: int) -> Image:
     Args:
         image: uint8 (H, W, 3).
         matrix_2x3: photo to frame, continuous coordinates.
-        size: side of the frame in pixels.
+        size: side of the square frame in pixels, or (height, width).
     """
+    frame_height, frame_width = (size, size) if isinstance(size, int) else size
     image = require_rgb(image)
     matrix = require_points(matrix_2x3, (2, 3), "matrix_2x3").astype(np.float64)
     scale = np.sqrt(abs(np.linalg.det(matrix[:, :2])))
@@ -148,6 +186,47 @@ def warp(image: Image, matrix_2x3: Points, size: int) -> Image:
     # OpenCV counts from pixel centres, we count from the corner of the first pixel.
     matrix[:, 2] += matrix[:, :2] @ (0.5, 0.5) - 0.5
     frame = cv2.warpAffine(
-        image, matrix, (size, size), flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE
+        image, matrix, (frame_width, frame_height), flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE
     )
     return require_rgb(frame)
+
+
+def paste_back(
+    photo: Image, frame: Image, matrix_2x3: Points, mask_SS: Mask | None = None, feather: float = 0.0
+) -> Image:
+    """The photo with an edited frame put back where it was taken from, uint8 (H, W, 3).
+
+    Pixels whose place in the frame is not in the mask are the photo's own, to the bit.
+
+    Args:
+        photo: uint8 (H, W, 3).
+        frame: uint8 (S, S, 3), the edited picture of `warp(photo, matrix_2x3, S)`.
+        matrix_2x3: photo to frame, continuous coordinates.
+        mask_SS: (S, S), bool or 0/non-zero: what of the frame is put back; None is all of it.
+        feather: width in pixels of the photo over which the frame fades out inside the edge of the mask.
+
+    Raises:
+        ValueError: a wrong shape or type, a negative `feather`, or a matrix without inverse.
+    """
+    photo, frame = require_rgb(photo, "photo"), require_rgb(frame, "frame")
+    side = (frame.shape[0], frame.shape[1])
+    mask = np.ones(side, np.bool_) if mask_SS is None else require_mask(mask_SS, side, "mask_SS")
+    if feather < 0:
+        raise ValueError(f"feather {feather} must not be negative")
+    height, width = photo.shape[:2]
+    back = invert(matrix_2x3)
+    placed = warp(frame, back, (height, width))
+    centred = back.astype(np.float64)
+    centred[:, 2] += centred[:, :2] @ (0.5, 0.5) - 0.5
+    covered = cv2.warpAffine(
+        mask.astype(np.uint8), centred, (width, height), flags=cv2.INTER_NEAREST, borderValue=0
+    ).astype(np.bool_)
+    result = photo.copy()
+    if feather == 0:
+        result[covered] = placed[covered]
+        return result
+    depth = cv2.distanceTransform(covered.astype(np.uint8), cv2.DIST_L2, cv2.DIST_MASK_PRECISE)
+    share = np.clip(depth / feather, 0, 1)[covered][:, None]
+    mixed = placed[covered] * share + photo[covered] * (1 - share)
+    result[covered] = np.rint(mixed).astype(np.uint8)
+    return result

@@ -4,6 +4,10 @@ Source: the APPLE paper (CVPR 2026), section on the attribute condition, and its
 masks are hard, and the order of the steps is part of the recipe.
 """
 
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
 from typing import Literal
 
 import cv2
@@ -27,17 +31,17 @@ from models.faces.constants import (
 from models.faces.images import Image, Mask, Points, require_mask, require_points, require_rgb
 
 
-class ConditionConfig(BaseModel):
+class ConditionRecipe(BaseModel):
     """Which condition image is drawn. The defaults are the paper's."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    variant: Literal["deblur", "inpaint", "blur"] = Field(
-        default="deblur",
-        description="What replaces the face: the squeezed photo, black, or the blurred photo.",
+    variant: Literal["downsample", "mask", "blur"] = Field(
+        default="downsample",
+        description="What replaces the face: the squeezed photo, black (inpainting), or the blurred photo.",
     )
     downsample_size: int = Field(
-        default=DOWNSAMPLE_SIZE, ge=1, description="Side the photo is squeezed to in variant deblur, px."
+        default=DOWNSAMPLE_SIZE, ge=1, description="Side the photo is squeezed to in variant downsample, px."
     )
     blur_radius: float = Field(
         default=BLUR_RADIUS, gt=0, description="Gaussian radius of variant blur, in px of the picture."
@@ -56,6 +60,52 @@ class ConditionConfig(BaseModel):
         description="Iris dots fill the ellipse from -radius to +radius px; 0 is a single pixel; "
         "None is the paper's 2.",
     )
+
+    @property
+    def folder(self) -> str:
+        """Name of the folder in which APPLE's scripts keep this condition image.
+
+        The names of variant blur and of pictures without landmarks follow the same pattern; APPLE's scripts
+        write none.
+        """
+        face = {
+            "downsample": f"blurdownsample{self.downsample_size}",
+            "mask": "mask",
+            "blur": f"blur{self.blur_radius:g}",
+        }[self.variant]
+        dots = ("_landmark" if self.draw_landmarks else "") + ("_iris" if self.draw_iris else "")
+        return f"condition_blended_image_{face}_segGlass{dots}"
+
+    @classmethod
+    def from_folder(cls, name: str) -> ConditionRecipe:
+        """The recipe that a folder of condition images is named after, with the paper's dots.
+
+        Raises:
+            ValueError: the name follows another pattern.
+        """
+        found = _FOLDER.fullmatch(name)
+        if found is None:
+            raise ValueError(
+                f"{name!r} names no condition image: expected condition_blended_image_<face>_segGlass"
+                "[_landmark][_iris], <face> being blurdownsample<N>, mask or blur<radius>"
+            )
+        values: dict[str, object] = {
+            "draw_landmarks": found["landmark"] is not None,
+            "draw_iris": found["iris"] is not None,
+        }
+        if found["side"]:
+            values |= {"variant": "downsample", "downsample_size": int(found["side"])}
+        elif found["radius"]:
+            values |= {"variant": "blur", "blur_radius": float(found["radius"])}
+        else:
+            values["variant"] = "mask"
+        return cls.model_validate(values)
+
+
+_FOLDER = re.compile(
+    r"condition_blended_image_(?:blurdownsample(?P<side>\d+)|mask|blur(?P<radius>\d+(?:\.\d+)?))_segGlass"
+    r"(?P<landmark>_landmark)?(?P<iris>_iris)?"
+)
 
 
 def condition_masks(parsing_HW: np.ndarray, visible_HW: np.ndarray) -> tuple[Mask, Mask]:
@@ -78,12 +128,12 @@ def condition_image(
     glasses_mask: Mask,
     landmarks_68: Points,
     iris_10: Points,
-    config: ConditionConfig,
+    config: ConditionRecipe,
 ) -> Image:
     """Draw the condition image.
 
-    1. The face (`face_mask`) is replaced: variant deblur takes the WHOLE photo squeezed to 8x8 and back with
-       LANCZOS, so background and hair bleed into it; inpaint takes black; blur takes the blurred photo.
+    1. The face (`face_mask`) is replaced: variant downsample takes the WHOLE photo squeezed to 8x8 and back
+       with LANCZOS, so background and hair bleed into it; mask takes black; blur takes the blurred photo.
     2. White landmark dots, over the whole picture and not only inside the mask.
     3. Red iris dots.
     4. Glasses pixels become 0.9 of what is there plus 0.1 magenta.
@@ -122,6 +172,25 @@ def condition_image(
         tinted = cv2.addWeighted(result, 1 - GLASSES_OPACITY, colour, GLASSES_OPACITY, 0)
         result[glasses] = tinted[glasses]
     return result
+
+
+def condition_images(
+    images_BHW3: Sequence[Image] | np.ndarray,
+    face_masks_BHW: Sequence[Mask] | np.ndarray,
+    glasses_masks_BHW: Sequence[Mask] | np.ndarray,
+    landmarks_B682: Sequence[Points] | np.ndarray,
+    iris_B102: Sequence[Points] | np.ndarray,
+    recipe: ConditionRecipe,
+) -> list[Image]:
+    """`condition_image` of a batch; the pictures may differ in size.
+
+    Raises:
+        ValueError: the arguments hold different numbers of pictures, or as `condition_image`.
+    """
+    parts = (images_BHW3, face_masks_BHW, glasses_masks_BHW, landmarks_B682, iris_B102)
+    if len({len(part) for part in parts}) != 1:
+        raise ValueError(f"a batch needs one of each per picture, got {[len(part) for part in parts]}")
+    return [condition_image(*one, recipe) for one in zip(*parts, strict=True)]
 
 
 def landmark_dots(landmarks: Points, size: tuple[int, int], radius: int | None) -> Mask:
@@ -178,16 +247,16 @@ def _pixels(points_N2: Points, size: tuple[int, int]) -> list[tuple[int, int]]:
     return [(int(x), int(y)) for x, y in columns_rows]
 
 
-def _replacement(image: Image, config: ConditionConfig) -> Image:
+def _replacement(image: Image, config: ConditionRecipe) -> Image:
     """What stands where the face was, uint8 (H, W, 3)."""
     picture = PillowImage.fromarray(image)
     match config.variant:
-        case "deblur":
+        case "downsample":
             squeezed = picture.resize(
                 (config.downsample_size, config.downsample_size), PillowImage.Resampling.LANCZOS
             )
             return np.asarray(squeezed.resize(picture.size, PillowImage.Resampling.LANCZOS))
         case "blur":
             return np.asarray(picture.filter(ImageFilter.GaussianBlur(config.blur_radius)))
-        case "inpaint":
+        case "mask":
             return np.zeros_like(image)

@@ -12,6 +12,7 @@ from typing import Literal
 import cv2
 import numpy as np
 
+from models.faces.choice import choose_faces
 from models.faces.images import Image, Points, require_rgb
 
 STRIDE = 4
@@ -149,19 +150,10 @@ def choose_face(detections: Detections, policy: Literal["largest", "centre"] = "
 
     Args:
         detections: what `CenterFace.detect` returned.
-        policy: "largest" takes the largest box; "centre" takes the box whose centre is nearest the centre of
-            the hull of all boxes, which suits a portrait with bystanders at both sides.
+        policy: see `models.faces.choice.FaceChoice`.
 
     Raises:
         ValueError: an unknown policy.
     """
-    if policy not in ("largest", "centre"):
-        raise ValueError(f"unknown policy {policy!r}: use 'largest' or 'centre'")
-    if len(detections) == 0:
-        return None
-    boxes_N4 = detections.boxes_N4
-    if policy == "largest":
-        return int(np.argmax(np.prod(boxes_N4[:, 2:] - boxes_N4[:, :2], axis=1)))
-    centres_N2 = (boxes_N4[:, :2] + boxes_N4[:, 2:]) / 2
-    middle = (boxes_N4[:, :2].min(axis=0) + boxes_N4[:, 2:].max(axis=0)) / 2
-    return int(np.argmin(np.linalg.norm(centres_N2 - middle, axis=1)))
+    chosen = choose_faces(detections.boxes_N4, policy)
+    return chosen[0] if chosen else None

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
-from models.faces.condition import ConditionConfig, condition_image
+from models.faces.condition import ConditionRecipe, condition_image
 from models.faces.constants import FACE_CLASSES, GLASSES_CLASS
 
 
@@ -72,7 +72,7 @@ def face_frame(
     )
 
 
-def frame_condition(frame: FaceFrame, config: ConditionConfig) -> np.ndarray:
+def frame_condition(frame: FaceFrame, config: ConditionRecipe) -> np.ndarray:
     """The condition image of a frame, uint8 RGB (S, S, 3)."""
     return condition_image(
         frame.image, frame.face_mask, frame.glasses_mask, frame.landmarks_68, frame.iris_10, config

@@ -7,7 +7,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from models.faces.condition import ConditionConfig, condition_image, condition_masks
+from models.faces.condition import ConditionRecipe, condition_image, condition_masks
 from models.faces.constants import PALETTE
 from models.faces.images import Image, Mask, Points, require_points, require_rgb
 
@@ -98,7 +98,7 @@ def draw_condition(
     visible_HW: Mask,
     landmarks_68: Points,
     iris_10: Points,
-    config: ConditionConfig,
+    config: ConditionRecipe,
 ) -> Image:
     """The condition image of an annotated photo; see `models.faces.condition`."""
     face_mask, glasses_mask = condition_masks(codes_HW, visible_HW)

@@ -51,17 +51,24 @@ def polygon_mask(corners_N2: NDArray[np.floating], size: tuple[int, int]) -> Mas
         size: (height, width).
     """
     height, width = size
-    crossings = np.zeros((height, width + 1), np.uint8)
-    centres = np.arange(height) + 0.5
+    inside = np.zeros(size, np.bool_)
     corners = corners_N2.astype(np.float64)
+    # Only the box around the polygon is looked at: eyes and brows are a hundredth of a photograph.
+    (low_x, low_y), (high_x, high_y) = corners.min(axis=0), corners.max(axis=0)
+    left, right = (int(np.clip(edge, 0, width)) for edge in (np.floor(low_x), np.ceil(high_x) + 1))
+    top, bottom = (int(np.clip(edge, 0, height)) for edge in (np.floor(low_y), np.ceil(high_y) + 1))
+    crossings = np.zeros((bottom - top, right - left + 1), np.uint8)
+    centres = np.arange(top, bottom) + 0.5
     for (x0, y0), (x1, y1) in zip(corners, np.roll(corners, -1, axis=0), strict=True):
         rows = np.nonzero((y0 <= centres) != (y1 <= centres))[0]
         if len(rows):
             x = x0 + (centres[rows] - y0) * (x1 - x0) / (y1 - y0)
             # The first column whose centre lies to the right of the crossing.
-            columns = np.clip(np.ceil(x - 0.5), 0, width).astype(np.intp)
+            columns = np.clip(np.ceil(x - 0.5), left, right).astype(np.intp) - left
             crossings[rows, columns] ^= 1
-    return np.bitwise_xor.accumulate(crossings, axis=1)[:, :width].astype(np.bool_)
+    filled = np.bitwise_xor.accumulate(crossings, axis=1)[:, :-1]
+    inside[top:bottom, left:right] = filled.astype(np.bool_)
+    return inside
 
 
 def parsing_from_mesh(points_478x3: Points, person_mask: Mask, size: tuple[int, int]) -> NDArray[np.uint8]:

@@ -20,13 +20,11 @@ from torch import Tensor, nn
 from models.swap.checkpoint import file_sha256
 from models.swap.codec import AutoencoderKLCodec, LatentCodec, PatchCodec
 from models.swap.config import SwapModelConfig
+from models.swap.constants import CONFIG_NAME, CONSTANTS_NAME, IDENTITY_NAME
 from models.swap.transformer import SwapTransformer
 
 FORMAT = "orchard-swap-base-1"
 METADATA_KEY = "orchard"
-CONFIG_NAME = "swap_model.json"
-IDENTITY_NAME = "identity.safetensors"  # PuLID's file, keys `pulid_ca.<layer>.<part>`; others are left alone
-CONSTANTS_NAME = "constants.safetensors"  # `prompt_tokens`, `prompt_pooled`, `unconditional_tokens`
 
 
 class BaseMismatch(ValueError):

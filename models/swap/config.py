@@ -1,4 +1,4 @@
-"""Frozen, typed configuration of the swap model, its training and its sampling, with three presets."""
+"""Frozen, typed configuration of the swap model, its training and its sampling, with four presets."""
 
 from __future__ import annotations
 
@@ -291,3 +291,11 @@ def flux_krea() -> SwapModelConfig:
         ),
         codec=CodecConfig(kind="autoencoder_kl", patch_size=16, channels=64),
     )
+
+
+def flux_schnell() -> SwapModelConfig:
+    """FLUX.1-schnell at 512 px: FLUX's sizes without the guidance scalar, 256 text tokens, SFace identity."""
+    krea = flux_krea()
+    transformer = krea.transformer.model_copy(update={"guidance_embeds": False, "text_tokens": 256})
+    identity = IdentityConfig(embedding_dim=128, hidden_dim=2048)
+    return krea.model_copy(update={"name": "flux-schnell", "transformer": transformer, "identity": identity})

@@ -41,3 +41,8 @@ LORA_TARGETS = (
     r"|transformer_blocks\.\d+\.(norm1\.linear|attn\.to_[qkv]|attn\.to_out\.0|ff\.net\.2)"
     r"|single_transformer_blocks\.\d+\.(norm\.linear|attn\.to_[qkv]|proj_mlp|proj_out)"
 )
+
+# Files of a base of full size, beside `transformer/` and `vae/` as diffusers saves them.
+CONFIG_NAME = "swap_model.json"
+IDENTITY_NAME = "identity.safetensors"  # PuLID's file, keys `pulid_ca.<layer>.<part>`; others are left alone
+CONSTANTS_NAME = "constants.safetensors"  # `prompt_tokens`, `prompt_pooled`, `unconditional_tokens`

@@ -19,7 +19,7 @@ import torch
 from numpy.typing import NDArray
 from pydantic import Field
 
-from models.faces.condition import ConditionConfig
+from models.faces.condition import ConditionRecipe
 from models.faces.frame import FaceFrame, face_frame, frame_condition
 from models.identity.embedding import five_points_from_68
 from models.swap.codec import LatentCodec
@@ -29,7 +29,7 @@ from models.worlds import WORLD_VERSION, Attributes, Identities, render, sample_
 
 CHUNK = 500
 RENDER_SIZE = 64  # scenes are rendered at this side and averaged down to the model's
-CONDITION = ConditionConfig(landmark_radius=0, iris_radius=0)  # at 32 px, dots of one pixel
+CONDITION = ConditionRecipe(landmark_radius=0, iris_radius=0)  # at 32 px, dots of one pixel
 
 
 class Embedder(Protocol):

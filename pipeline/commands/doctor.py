@@ -26,6 +26,4 @@ def doctor_command(
 
     Exit code 1 when something a profile needs is missing; each line then names the remedy.
     """
-    stages = find_profile(profile).graph().stages
-    roles = sorted({role for stage in stages for role in stage.weights})
-    raise typer.Exit(run_doctor(json, roles, lake, device))
+    raise typer.Exit(run_doctor(json, find_profile(profile).weights(), lake, device))

@@ -6,6 +6,7 @@ from collections import Counter
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
 from rich.console import Console
 from rich.markup import escape
 
@@ -13,9 +14,9 @@ from assets.plan_rows import StageRows, TablePlan
 from assets.planner import UNFINISHED, ArtifactPlan, Planner, explain_rows
 from assets.stage import ArtifactStage, Input, RowStage, Stage, StageGraph
 from pipeline.options import UsageError
-from resources.lake.digest import OTHER_PARTS, PART_BYTES, RECIPE_BYTES
+from resources.lake.digest import IMPORTED_RECIPE, OTHER_PARTS, PART_BYTES, RECIPE_BYTES
 from resources.lake.lake import Lake
-from resources.lake.schema import DIGEST_BYTES, FACES_STAGE, state_column
+from resources.lake.schema import DIGEST_BYTES, FACES_STAGE, IMPORTED, state_column
 from resources.photos.reasons import Reason
 
 EXAMPLES = 3
@@ -149,6 +150,8 @@ class Explainer:
         if isinstance(stage, RowStage):
             causes = explain_rows(stage, rows)
             why += [f"stale: {cause} ({count} rows)" for cause, count in sorted(causes.items())]
+            imported = self._imported(stage, table)
+            why += [f"imported, not computed: {imported} rows"] if imported else []
         chosen = [reason for reason, bad in zip(rows.reason.to_pylist(), quarantined, strict=True) if bad]
         why += [f"quarantined: {reason} ({count} rows)" for reason, count in sorted(Counter(chosen).items())]
         shards = sorted(table.shard_counts(rows.stale))
@@ -157,6 +160,14 @@ class Explainer:
                 f"stale rows are in {len(shards)} of {len(table.shard_names)} shards, first {shards[0]}"
             )
         return Finding(stage.name if stage else FACES_STAGE, state, why)
+
+    def _imported(self, stage: RowStage, table: TablePlan) -> int:
+        """How many results of a stage were read from files and still stand."""
+        column = state_column(stage.name)
+        shard = table.shard_names[0] if len(table.shard_names) == 1 else None
+        versions = table.snapshot.scan([f"{column}.code_version"], shard=shard).column(0)
+        made = np.array([version == IMPORTED for version in versions.to_pylist()], dtype=bool)
+        return int((made & ~table.stages[stage.name].stale).sum())
 
     def _row(
         self, stage: RowStage | str, shard: str, key: str, told: set[tuple[str, str]] | None = None
@@ -174,7 +185,11 @@ class Explainer:
         stored = table.snapshot.find([key], [column])[key][column] or {}
         if isinstance(stage, str):
             return ("quarantined", [_quarantine(stored)]) if rows.quarantined[place] else ("fresh", [])
-        why = self._row_causes(stage, rows, place, stored) if rows.stale[place] else []
+        why = []
+        if rows.stale[place]:
+            why = self._row_causes(stage, rows, place, stored)
+        elif stored["code_version"] == IMPORTED:
+            why = [stored["detail"]]
         quarantined = bool(rows.quarantined[place])
         if quarantined:
             why.append(_quarantine(stored))
@@ -198,6 +213,8 @@ class Explainer:
             return ["never computed"]
         bits = int(rows.changed[place])
         why = []
+        if old.startswith(IMPORTED_RECIPE):
+            return [f"{stored['detail']}; its photograph has changed since"]
         if bits & 1:
             why.append(f"code_version changed: {stored['code_version']!r} then, {stage.code_version!r} today")
         if bits & 2:

@@ -7,14 +7,27 @@ from typing import Annotated
 
 import typer
 
+from assets.apple_import import ImportReport, import_apple
 from pipeline.dagster_sync import sync_instance
-from pipeline.options import DEFAULT_LAKE, JsonOption, LakeOption, UsageError, print_json
+from pipeline.options import (
+    DEFAULT_LAKE,
+    DEFAULT_PROFILE,
+    JsonOption,
+    LakeOption,
+    ProfileOption,
+    UsageError,
+    open_graph,
+    print_json,
+)
 from resources.lake.consent import Consent
 from resources.lake.ingest import DEFAULT_SHARD_SIZE, IngestReport, ingest
 from resources.lake.lake import Lake
 from resources.lake.pairs import store_swap_pairs, swap_pair_rows
 from resources.photos.layouts import LAYOUTS, scan
 from resources.photos.pairs import SwapPair, ffhq_pairs, read_swap_pairs
+
+LEFT_ASIDE_SHOWN = 10
+"""Lines on annotations that were not taken; --json lists all."""
 
 
 def ingest_command(
@@ -24,7 +37,8 @@ def ingest_command(
         str,
         typer.Option(
             help="How names become people: auto, flat (every file a person), identity-folders "
-            "(<person>/<photo>), vggface2-hq (n000002/0001_01.jpg) or ffhq-pairs (src/ and trg/)."
+            "(<person>/<photo>), vggface2-hq (n000002/0001_01.jpg), ffhq-pairs (src/ and trg/) or apple "
+            "(<person>/<photo> with APPLE's annotations beside them, which are read too)."
         ),
     ] = "auto",
     consent: Annotated[
@@ -47,6 +61,7 @@ def ingest_command(
         Path | None,
         typer.Option(help="CSV `source,target,truth` of pairs to swap and evaluate (image ids, picture)."),
     ] = None,
+    profile: ProfileOption = DEFAULT_PROFILE,
     json: JsonOption = False,
 ) -> None:
     """Bring a tree of JPEG, PNG and WebP photographs into the lake.
@@ -71,11 +86,17 @@ def ingest_command(
         un_forget=un_forget,
     )
     pairs = _store_pairs(opened, path, report, swap_pairs)
+    imported = None
+    if report.layout == "apple":
+        imported = import_apple(opened, open_graph(opened, profile), path)
     sync_instance(opened)
     if json:
-        print_json({**report.as_json(), "swap_pairs": pairs})
-    else:
-        _print(report, pairs)
+        found = {**report.as_json(), "swap_pairs": pairs}
+        print_json(found if imported is None else {**found, "annotations": imported.as_json()})
+        return
+    _print(report, pairs)
+    if imported is not None:
+        _print_imported(imported)
 
 
 def _store_pairs(lake: Lake, root: Path, report: IngestReport, csv_path: Path | None) -> int | None:
@@ -89,6 +110,20 @@ def _store_pairs(lake: Lake, root: Path, report: IngestReport, csv_path: Path | 
         return None
     store_swap_pairs(lake, rows)
     return len(rows)
+
+
+def _print_imported(report: ImportReport) -> None:
+    for counts, what in (
+        (report.exact, "imported, exact values"),
+        (report.pictures, "imported, as far as pictures tell"),
+        (report.kept, "read and not needed: the lake has a fresh result, or the same import"),
+    ):
+        for stage, count in counts.items():
+            typer.echo(f"  {stage}: {count} {what}")
+    for text in report.left_aside[:LEFT_ASIDE_SHOWN]:
+        typer.echo(f"  left aside, {text}")
+    if len(report.left_aside) > LEFT_ASIDE_SHOWN:
+        typer.echo(f"  left aside, {len(report.left_aside) - LEFT_ASIDE_SHOWN} more; --json lists them")
 
 
 def _print(report: IngestReport, pairs: int | None) -> None:

@@ -47,7 +47,7 @@ def plan_command(
     With --explain, one row, shard or stage is followed to the input that changed first.
     """
     opened = open_lake(lake)
-    graph = open_graph(opened, profile)
+    graph = open_graph(opened, profile, stages)
     if explain_name is not None:
         found = explain(opened, graph, explain_name)
         if json:
@@ -76,6 +76,7 @@ def plan_stages(lake: Lake, graph: StageGraph, names: list[str]) -> dict[str, St
 
 
 def status_command(
+    stages: StagesArgument = None,
     lake: LakeOption = DEFAULT_LAKE,
     profile: ProfileOption = DEFAULT_PROFILE,
     json: JsonOption = False,
@@ -83,10 +84,10 @@ def status_command(
     """Show how many rows of every stage are ok, quarantined (with reasons) and pending.
 
     The three always add up to the rows of the stage's table. Pending rows have no result of today's inputs,
-    or wait for a stage above that has none.
+    or wait for a stage above that has none. Stages given by name are shown with all that they depend on.
     """
     opened = open_lake(lake)
-    graph = open_graph(opened, profile)
+    graph = open_graph(opened, profile, stages)
     found = stage_status(opened, graph)
     if json:
         print_json(found)

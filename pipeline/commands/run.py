@@ -60,7 +60,7 @@ def run_command(
     if force and chosen:
         raise UsageError("--force computes every row anyway; give it or --retry, not both")
     opened = open_lake(lake)
-    graph = open_graph(opened, profile)
+    graph = open_graph(opened, profile, stages)
     report = run_stages(
         opened,
         graph,

@@ -74,6 +74,21 @@ def explain_difference(stored: bytes, expected: bytes, upstreams: Sequence[str])
     return changed
 
 
+IMPORTED_RECIPE = digest_bytes(b"imported, not computed", size=RECIPE_BYTES)
+"""Stands where code, config and weights stand in the fingerprint of a result that was read from files."""
+
+
+def imported_fingerprint(photograph: bytes) -> bytes:
+    """Fingerprint of an imported result: it holds for a photograph (its digest), whatever made it."""
+    return IMPORTED_RECIPE + photograph
+
+
+def imported_rows(stored: pa.Array, photographs: pa.Array) -> np.ndarray:
+    """Which stored fingerprints are those of results imported for today's photographs (bool, N)."""
+    wanted = combine_fingerprints(IMPORTED_RECIPE, [photographs])
+    return np.asarray(pc.fill_null(pc.equal(stored.cast(pa.binary()), wanted), False)).astype(bool)
+
+
 OTHER_PARTS = np.uint32(1 << 31)
 """Bit of `changed_parts`: the stored fingerprint has another number of parts than today's."""
 

@@ -72,6 +72,10 @@ STATE_TYPE = pa.struct(
 )
 
 
+IMPORTED = "imported"
+"""`code_version` of a result that was read from files instead of computed; its `detail` says from which."""
+
+
 def state_column(stage: str) -> str:
     """Name of the struct column that holds a stage's state."""
     return f"{stage}_state"

@@ -13,6 +13,7 @@ root and file, `stem` is the file name without its last suffix:
 | `flat` | `<folders and stem joined>` | `<identity>/<identity>` |
 | `identity-folders` | first folder | `<identity>/<deeper folders and stem joined>` |
 | `vggface2-hq` | first folder, `n` and six digits | as above, photographs are `0001_01.jpg` |
+| `apple` | as `identity-folders`, or as `ffhq-pairs` where `src` and `trg` are | as there, none deeper |
 | `ffhq-pairs` | the image id: everybody is a person of their own | `src/<stem>`, `trg/<stem>` |
 
 A file directly in the root of the last three is a person of its own, as in `flat`. Joining puts `__` between
@@ -43,7 +44,7 @@ from resources.photos.reasons import Reason
 
 logger = logging.getLogger(__name__)
 
-Layout = Literal["flat", "identity-folders", "vggface2-hq", "ffhq-pairs"]
+Layout = Literal["flat", "identity-folders", "vggface2-hq", "ffhq-pairs", "apple"]
 LAYOUTS: tuple[Layout, ...] = get_args(Layout)
 
 _SIDECARS = (
@@ -55,6 +56,9 @@ SIDECAR_SUFFIXES = frozenset(f".{suffix}" for suffix in _SIDECARS.split())
 
 SIDECAR_NAMES = frozenset(("thumbs.db", "desktop.ini", "readme", "license", "licence", "makefile"))
 """Whole names, compared in lower case, of files that are no photographs."""
+
+APPLE_LANDMARKS = "3dmm"
+"""Folder below a person's folder in which APPLE's scripts keep drawn landmarks."""
 
 _VGG_FOLDER = re.compile(r"n\d{6}")
 _VGG_PHOTO = re.compile(r"\d{4}_\d{2}\.jpg", re.IGNORECASE)
@@ -152,7 +156,12 @@ def scan(
         layout, reason = detect_layout(root)
         logger.info("%s: layout %s, because %s", root, layout, reason)
     _require(root, layout)
-    return _named(_walk(root, on_skipped or _log_skipped), layout)
+    entries = _walk(root, on_skipped or _log_skipped)
+    if layout == "apple":
+        # the folders below a person's hold annotations drawn as pictures: none is a photograph
+        entries = (entry for entry in entries if len(entry.parts) == 2)
+        layout = "ffhq-pairs" if {"src", "trg"} <= set(_listing(root)[0]) else "identity-folders"
+    return _named(entries, layout)
 
 
 def detect_layout(root: Path) -> tuple[Layout, str]:
@@ -162,6 +171,9 @@ def detect_layout(root: Path) -> tuple[Layout, str]:
         LayoutError: the root is no readable folder.
     """
     folders, files = _listing(root)
+    for name in folders:
+        if (root / name / APPLE_LANDMARKS).is_dir():
+            return "apple", f"{escape(name)} holds a folder {APPLE_LANDMARKS} with drawn landmarks"
     if {"src", "trg"} <= set(folders) and all(_first_candidate(root / name) for name in ("src", "trg")):
         return "ffhq-pairs", "the folders src and trg both hold photographs"
     vgg = [name for name in folders if _VGG_FOLDER.fullmatch(name)]

@@ -2,12 +2,14 @@
 
 import importlib.metadata
 import importlib.resources
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
+import torch
+from torch import nn
 
 from models.faces.detection import CenterFace, choose_face
 from models.faces.mesh import FaceMesh, MeshFit
@@ -66,3 +68,26 @@ def fits(photos: dict[str, np.ndarray], detector: CenterFace, face_mesh: FaceMes
         assert fit is not None, name
         found[name] = fit
     return found
+
+
+@pytest.fixture(scope="session")
+def randomise() -> Callable[[nn.Module, int], dict[str, torch.Tensor]]:
+    """Fill a network, batch statistics included, with random numbers that keep its outputs lively."""
+
+    def fill(network: nn.Module, seed: int) -> dict[str, torch.Tensor]:
+        generator = torch.Generator().manual_seed(seed)
+        state = network.state_dict()
+        for name, tensor in state.items():
+            noise = torch.randn(tensor.shape, generator=generator)
+            if name.endswith("num_batches_tracked"):
+                continue
+            if tensor.ndim > 1:
+                tensor.copy_(noise * (1.6 / tensor[0].numel()) ** 0.5)
+            elif name.endswith(("running_var", "weight")):
+                tensor.copy_(1 + 0.4 * torch.tanh(noise))
+            else:
+                tensor.copy_(0.2 * noise)
+        network.eval().requires_grad_(False)
+        return {name: tensor.clone() for name, tensor in state.items()}
+
+    return fill

@@ -7,7 +7,7 @@ from PIL import Image
 from pydantic import ValidationError
 
 from models.faces.condition import (
-    ConditionConfig,
+    ConditionRecipe,
     condition_image,
     condition_masks,
     iris_dots,
@@ -18,7 +18,7 @@ from models.faces.iris import iris_from_mesh
 from models.faces.landmarks import landmarks_68_from_mesh
 
 SIDE = 512
-PLAIN = ConditionConfig(draw_landmarks=False, draw_iris=False)
+PLAIN = ConditionRecipe(draw_landmarks=False, draw_iris=False)
 NOTHING = np.zeros((SIDE, SIDE), np.bool_)
 FAR = np.full((68, 2), -9000.0, np.float32)
 
@@ -51,7 +51,7 @@ def test_constants_are_the_papers() -> None:
     assert coloured == set(FACE_CLASSES)
 
 
-def test_deblur_squeezes_the_whole_photo_to_8_by_8(photo, face, points) -> None:
+def test_downsample_squeezes_the_whole_photo_to_8_by_8(photo, face, points) -> None:
     result = condition_image(photo, face, NOTHING, points[0], points[1], PLAIN)
     picture = Image.fromarray(photo)
     squeezed = picture.resize((8, 8), Image.Resampling.LANCZOS).resize((SIDE, SIDE), Image.Resampling.LANCZOS)
@@ -72,9 +72,9 @@ def test_downsample_size_of_one_leaves_one_colour(photo, face, points) -> None:
     np.testing.assert_allclose(inside[0], photo.reshape(-1, 3).mean(axis=0), atol=40)
 
 
-def test_inpaint_is_black_and_blur_is_smooth(photo, face, points) -> None:
+def test_mask_is_black_and_blur_is_smooth(photo, face, points) -> None:
     black = condition_image(
-        photo, face, NOTHING, points[0], points[1], PLAIN.model_copy(update={"variant": "inpaint"})
+        photo, face, NOTHING, points[0], points[1], PLAIN.model_copy(update={"variant": "mask"})
     )
     assert not black[face].any()
     blurred = condition_image(
@@ -91,7 +91,7 @@ def test_inpaint_is_black_and_blur_is_smooth(photo, face, points) -> None:
 
 def test_pixels_away_from_face_and_dots_are_the_photos(photo, face, points) -> None:
     landmarks, iris = points
-    result = condition_image(photo, face, NOTHING, landmarks, iris, ConditionConfig())
+    result = condition_image(photo, face, NOTHING, landmarks, iris, ConditionRecipe())
     rows, columns = np.mgrid[:SIDE, :SIDE] + 0.5
     near = np.zeros((SIDE, SIDE), np.bool_)
     for x, y in (*landmarks, *iris):
@@ -103,7 +103,7 @@ def test_pixels_away_from_face_and_dots_are_the_photos(photo, face, points) -> N
 
 def test_inputs_are_left_alone(photo, face, points) -> None:
     before = photo.copy()
-    condition_image(photo, face, face, points[0], points[1], ConditionConfig())
+    condition_image(photo, face, face, points[0], points[1], ConditionRecipe())
     np.testing.assert_array_equal(photo, before)
 
 
@@ -152,7 +152,7 @@ def test_white_then_red_then_magenta_tint(photo) -> None:
     iris[1] = (340.5, 300.5)
     glasses = NOTHING.copy()
     glasses[300, 310:360] = True
-    result = condition_image(photo, NOTHING, glasses, landmarks, iris, ConditionConfig())
+    result = condition_image(photo, NOTHING, glasses, landmarks, iris, ConditionRecipe())
     assert result[300, 300].tolist() == [255, 0, 0]  # red lies over white
     assert result[304, 300].tolist() == [255, 255, 255]  # and the larger white dot shows around it
     assert result[300, 320].tolist() == [255, 230, 255]  # 0.9 white + 0.1 magenta: 229.5 rounds up
@@ -163,8 +163,8 @@ def test_white_then_red_then_magenta_tint(photo) -> None:
 
 
 def test_dots_can_be_left_out(photo, face, points) -> None:
-    full = condition_image(photo, face, NOTHING, points[0], points[1], ConditionConfig())
-    no_iris = condition_image(photo, face, NOTHING, points[0], points[1], ConditionConfig(draw_iris=False))
+    full = condition_image(photo, face, NOTHING, points[0], points[1], ConditionRecipe())
+    no_iris = condition_image(photo, face, NOTHING, points[0], points[1], ConditionRecipe(draw_iris=False))
     red = (full == (255, 0, 0)).all(axis=2)
     assert red.sum() > 2 * 21
     assert not (no_iris == (255, 0, 0)).all(axis=2).any()
@@ -197,16 +197,16 @@ def test_wrong_inputs_are_named(photo, face, points, place: int, value: np.ndarr
     arguments = [photo, face, NOTHING, points[0], points[1]]
     arguments[place] = value
     with pytest.raises(ValueError, match=message):
-        condition_image(*arguments, config=ConditionConfig())
+        condition_image(*arguments, config=ConditionRecipe())
 
 
 def test_config_is_frozen_and_strict() -> None:
-    config = ConditionConfig()
-    assert (config.variant, config.downsample_size, config.blur_radius) == ("deblur", 8, 64)
+    config = ConditionRecipe()
+    assert (config.variant, config.downsample_size, config.blur_radius) == ("downsample", 8, 64)
     assert config.draw_landmarks
     assert config.draw_iris
     with pytest.raises(ValidationError):
         config.variant = "blur"
-    for wrong in ({"downsample_size": 0}, {"landmark_radius": -1}, {"variant": "mask"}, {"dots": 3}):
+    for wrong in ({"downsample_size": 0}, {"landmark_radius": -1}, {"variant": "deblur"}, {"dots": 3}):
         with pytest.raises(ValidationError):
-            ConditionConfig.model_validate(wrong)
+            ConditionRecipe.model_validate(wrong)

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from models.faces.condition import ConditionConfig
+from models.faces.condition import ConditionRecipe
 from models.faces.frame import face_frame, frame_condition
 
 LANDMARKS = np.tile(np.array([[30.0, 10.0]], np.float32), (68, 1))
@@ -42,7 +42,7 @@ def test_hidden_face_stays_as_photographed() -> None:
     visible = np.zeros(codes.shape, np.bool_)
     visible[:, :40] = True
     frame = face_frame(image, codes, visible, LANDMARKS, IRIS, 40)
-    config = ConditionConfig(variant="inpaint", landmark_radius=0, iris_radius=0)
+    config = ConditionRecipe(variant="mask", landmark_radius=0, iris_radius=0)
     result = frame_condition(frame, config)
     assert result[10, 15].tolist() == [255, 255, 255]
     assert result[20, 30].tolist() == [255, 0, 0]

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from models.faces.condition import ConditionConfig
+from models.faces.condition import ConditionRecipe
 from models.faces.constants import PALETTE
 from models.faces.iris import iris_from_mesh
 from models.faces.landmarks import landmarks_68_from_mesh
@@ -77,7 +77,7 @@ def test_condition_overlay_hides_the_visible_face(photo, fits, landmarks, iris) 
     codes = parsing_from_mesh(fits["hopper"].points_478x3, np.ones(size, np.bool_), size)
     visible = np.zeros(size, np.bool_)
     visible[: size[0] // 3] = True
-    config = ConditionConfig(variant="inpaint", draw_landmarks=False, draw_iris=False)
+    config = ConditionRecipe(variant="mask", draw_landmarks=False, draw_iris=False)
     result = draw_condition(photo, codes, visible, landmarks, iris, config)
     hidden = (codes > 0) & visible
     assert hidden.any()

