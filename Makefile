@@ -48,10 +48,11 @@ $(VENV)/.test: pyproject.toml requirements.lock tools/install.sh
 	./tools/install.sh "$(PYTHON)" "$(VENV)" "$(EXTRAS_TEST)"
 	@touch $(VENV)/.run $@
 
-bench: $(VENV)/.test  ## Measure planning and refresh at 1.5 million rows, and what reruns leave behind; best alone
+bench: $(VENV)/.test  ## Measure planning and refresh at 1.5 million rows, storage, annotation; best alone (20 minutes)
 	$(BIN)/python -m benches.planning
 	$(BIN)/python -m benches.refresh
 	$(BIN)/python -m benches.storage
+	$(BIN)/python -m benches.annotate
 
 lock:  ## Resolve every extra anew and write requirements.lock
 	./tools/lock.sh "$(PYTHON)"

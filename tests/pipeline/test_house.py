@@ -70,13 +70,15 @@ def pages() -> dict[Path, str]:
 
 @pytest.fixture(scope="module")
 def commands() -> dict[str, set[str]]:
-    """Options of every `orchard` command."""
+    """Options of every `orchard` command; a group such as `weights` has those of its commands."""
     group = typer.main.get_command(app)
     assert isinstance(group, typer.core.TyperGroup)
-    return {
-        name: {"--help", "-h", *(option for item in command.params for option in item.opts)}
-        for name, command in group.commands.items()
-    }
+    found = {}
+    for name, command in group.commands.items():
+        parts = command.commands.values() if isinstance(command, typer.core.TyperGroup) else [command]
+        options = (option for part in parts for item in part.params for option in item.opts)
+        found[name] = {"--help", "-h", *options}
+    return found
 
 
 @pytest.fixture(scope="module")
