@@ -10,13 +10,15 @@ import io
 import shutil
 import struct
 import zlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from PIL import Image
+from xdist.scheduler import LoadScopeScheduling
 
 from resources.lake.consent import Consent
 from resources.lake.ingest import ingest
@@ -29,14 +31,29 @@ FIRST = ("end_to_end", "crash", "swap")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Say which tests stay together when pytest-xdist spreads them: those of a file, for they share fixtures.
+    """Longest first."""
+    items.sort(key=lambda item: [item.path.parent.name != folder for folder in FIRST])
 
-    All end-to-end tests form one group: they share one running server.
-    """
-    for item in items:
-        folder, name = item.path.parent.name, str(item.path)
-        item.add_marker(pytest.mark.xdist_group(folder if folder == FIRST[0] else name))
-    items.sort(key=lambda item: (*(item.path.parent.name != folder for folder in FIRST),))
+
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> TogetherScheduling:
+    """Which tests stay together when pytest-xdist spreads them."""
+    return TogetherScheduling(config, log)
+
+
+class TogetherScheduling(LoadScopeScheduling):
+    """Tests of a file stay together, for they share fixtures; all end-to-end tests share a server."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        file = nodeid.partition("::")[0]
+        return FIRST[0] if f"/{FIRST[0]}/" in file else file
+
+
+@pytest.fixture(scope="session", autouse=True)
+def dagster_home_of_the_tests(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Commands that are called without a home of their own must not make one in the repository's folder."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("DAGSTER_HOME", str(tmp_path_factory.mktemp("dagster_home")))
+        yield
 
 
 PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
