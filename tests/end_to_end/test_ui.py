@@ -119,7 +119,7 @@ def test_the_checks_tab_shows_what_was_checked(
     [summed] = [item["evaluation"] for item in found if item["runId"] == run]
     assert summed["partition"] is None
     assert summed["success"]
-    assert re.fullmatch(r"[1-3] shards passed", summed["description"])
+    assert re.fullmatch(r"\d+ shards passed", summed["description"])
     assert SHARD in {item["evaluation"]["partition"] for item in found}
 
 
