@@ -116,6 +116,8 @@ def test_the_checks_tab_shows_what_was_checked(
     query = """{ assetCheckExecutions(assetKey: {path: ["landmarks"]}, checkName: "values_finite", limit: 50)
                { runId evaluation { success description partition } } }"""
     found = server.graphql(query)["assetCheckExecutions"]
+    # a run that was killed, as another test does, leaves checks that were planned and never evaluated
+    found = [item for item in found if item["evaluation"]]
     [summed] = [item["evaluation"] for item in found if item["runId"] == run]
     assert summed["partition"] is None
     assert summed["success"]
