@@ -60,7 +60,7 @@ lock:  ## Resolve every extra anew and write requirements.lock
 crash: $(VENV)/.test  ## Kill every kind of stage at every point, run it again, compare (about 10 minutes)
 	$(BIN)/python tests/crash/matrix.py --json benches/results/crash.json
 
-fuzz: $(VENV)/.test  ## Thousands of hostile files through the real ingest, every one accounted for (about 6 minutes)
+fuzz: $(VENV)/.test  ## Thousands of hostile files through the real ingest, every one accounted for (1 to 6 minutes)
 	$(BIN)/python tests/fuzz/run.py --json benches/results/fuzz.json
 
 clean:  ## Remove the environment; photographs, lake and Dagster's history stay
