@@ -6,15 +6,12 @@ Every test ends with the lake of a twin that one process wrote alone: same rows,
 from __future__ import annotations
 
 import importlib.util
-import subprocess
-import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 
 import pytest
 
-from assets.planner import Planner
 from pipeline.execution import run_stages
 from resources.lake.ingest import ingest
 from resources.lake.lake import Lake
@@ -51,40 +48,6 @@ def new_lake(tmp_path: Path, writer: ModuleType) -> Callable[[str], tuple[Lake, 
     return make
 
 
-def at_once(lake: Lake, *writers: Sequence[object]) -> None:
-    """Run writers as processes that begin together; each is (action, argument, ...)."""
-    processes = [
-        subprocess.Popen(
-            [sys.executable, str(WRITER), str(action), lake.uri, *map(str, arguments)],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        for action, *arguments in writers
-    ]
-    try:
-        for process in processes:
-            assert process.stdout is not None
-            if process.stdout.readline() != "ready\n":
-                raise AssertionError(process.communicate()[1])
-        for process in processes:
-            assert process.stdin is not None
-            process.stdin.write("go\n")
-            process.stdin.flush()
-        for process in processes:
-            _, errors = process.communicate(timeout=200)
-            assert process.returncode == 0, errors
-    finally:
-        for process in processes:
-            process.kill()
-
-
-def digests(lake: Lake, graph) -> dict[str, dict[str, str]]:
-    table = Planner(lake, graph).table("faces")
-    return {name: table.shard_digests(name) for name in table.stages}
-
-
 def assert_sound(lake: Lake) -> None:
     """Every fragment can be read in full, and no row is there twice."""
     snapshot = lake.faces.snapshot()
@@ -104,13 +67,13 @@ def test_eight_writers_of_eight_shards(new_lake, writer) -> None:
     graph = writer.stages()
     shards = lake.faces.snapshot().shards()
     assert len(shards) == SHARDS
-    at_once(lake, *(("compute", shard, "level,edge,words", 2) for shard in shards))
+    writer.at_once(lake, *(("compute", shard, "level,edge,words", 2) for shard in shards))
     assert_sound(lake)
     assert finish(lake, graph) == {"level": 0, "edge": 0, "words": 0}
     states = lake.faces.snapshot().scan(["level_state.attempt", "edge_state.attempt"]).to_pylist()
     assert {row[name] for row in states for name in ("level_state.attempt", "edge_state.attempt")} == {2}
     assert finish(twin, graph) == {"level": 48, "edge": 48, "words": 48}
-    assert digests(lake, graph) == digests(twin, graph)
+    assert writer.digests(lake, graph) == writer.digests(twin, graph)
 
 
 def test_writers_of_one_shard(new_lake, writer) -> None:
@@ -118,7 +81,7 @@ def test_writers_of_one_shard(new_lake, writer) -> None:
     lake, _ = new_lake("many")
     graph = writer.stages()
     shard = "shard-00003"
-    at_once(
+    writer.at_once(
         lake,
         ("compute", shard, "level,words", 4),
         ("compute", shard, "level,words", 4),
@@ -128,7 +91,7 @@ def test_writers_of_one_shard(new_lake, writer) -> None:
     assert finish(lake, graph) == {"level": 42, "edge": 42, "words": 42}
     twin, _ = new_lake("twin")
     finish(twin, graph)
-    assert digests(lake, graph) == digests(twin, graph)
+    assert writer.digests(lake, graph) == writer.digests(twin, graph)
 
 
 def test_writers_beside_an_ingest_a_compaction_and_a_clean_up(new_lake, writer) -> None:
@@ -136,7 +99,7 @@ def test_writers_beside_an_ingest_a_compaction_and_a_clean_up(new_lake, writer) 
     twin, twin_root = new_lake("twin")
     graph = writer.stages()
     removed = ["p6/01", "p6/04", "p7/00", "p7/03"]
-    at_once(
+    writer.at_once(
         lake,
         ("bring", root, 4),
         ("compact", ",".join(removed)),
@@ -166,7 +129,7 @@ def test_writers_beside_an_ingest_a_compaction_and_a_clean_up(new_lake, writer) 
         for some in (lake, twin)
     ]
     assert values[0] == values[1]
-    mine, theirs = digests(lake, graph), digests(twin, graph)
+    mine, theirs = writer.digests(lake, graph), writer.digests(twin, graph)
     fixed = [f"shard-{index:05d}" for index in range(6)]
     for name in theirs:
         assert [mine[name][shard] for shard in fixed] == [theirs[name][shard] for shard in fixed]

@@ -9,7 +9,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import ModuleType
 
@@ -17,7 +17,6 @@ import pytest
 from pyarrow import fs
 from typer.testing import CliRunner
 
-from assets.planner import Planner
 from assets.release import released_rows
 from pipeline.cli import app
 from pipeline.execution import run_stages
@@ -121,40 +120,6 @@ def writer(load_script) -> ModuleType:
     return load_script(WRITER)
 
 
-def at_once(lake: Lake, *writers: Sequence[object]) -> None:
-    """Run writers as processes that begin together; each is (action, argument, ...)."""
-    processes = [
-        subprocess.Popen(
-            [sys.executable, str(WRITER), str(action), lake.uri, *map(str, arguments)],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        for action, *arguments in writers
-    ]
-    try:
-        for process in processes:
-            assert process.stdout is not None
-            if process.stdout.readline() != "ready\n":
-                raise AssertionError(process.communicate()[1])
-        for process in processes:
-            assert process.stdin is not None
-            process.stdin.write("go\n")
-            process.stdin.flush()
-        for process in processes:
-            _, errors = process.communicate(timeout=200)
-            assert process.returncode == 0, errors
-    finally:
-        for process in processes:
-            process.kill()
-
-
-def digests(lake: Lake, graph) -> dict[str, dict[str, str]]:
-    table = Planner(lake, graph).table("faces")
-    return {name: table.shard_digests(name) for name in table.stages}
-
-
 def ids(lake: Lake) -> list[str]:
     return lake.faces.snapshot().scan(["image_id"])["image_id"].to_pylist()
 
@@ -173,7 +138,7 @@ def test_writers_of_many_shards_and_of_one_beside_an_ingest(bucket: str, tmp_pat
         graph.prepare(lake)
     shards = there.faces.snapshot().shards()
     assert len(shards) == 8
-    at_once(
+    writer.at_once(
         there,
         *(("compute", shard, "level,edge,words", 1) for shard in shards),
         ("compute", shards[3], "level,edge,words", 2),
@@ -185,7 +150,7 @@ def test_writers_of_many_shards_and_of_one_beside_an_ingest(bucket: str, tmp_pat
     assert all(count <= 2 for count in left.values())  # changed and new photographs only
     writer.bring(here, str(roots[0]), "1")
     run_stages(here, graph, graph.names, device="cpu")
-    assert digests(there, graph) == digests(here, graph)
+    assert writer.digests(there, graph) == writer.digests(here, graph)
 
 
 def test_two_ingests_at_once_neither_double_nor_lose_a_row(bucket: str, tmp_path: Path, writer) -> None:
@@ -194,7 +159,7 @@ def test_two_ingests_at_once_neither_double_nor_lose_a_row(bucket: str, tmp_path
         writer.paint(tmp_path / "second" / f"q{index % 4}" / f"{index:02d}.png", 10 * index + 5)
     lake = Lake.open(f"{bucket}/twice", create=True)
     one, other = tmp_path / "both", tmp_path / "second"
-    at_once(lake, ("take", one, other), ("take", other, one))
+    writer.at_once(lake, ("take", one, other), ("take", other, one))
     assert len(ids(lake)) == len(set(ids(lake))) == 40
     rows = lake.faces.snapshot().scan(["shard"])["shard"].to_pylist()
     assert {shard: rows.count(shard) for shard in set(rows)} == dict.fromkeys(sorted(set(rows)), 6) | {
@@ -246,7 +211,7 @@ def test_a_folder_that_was_put_in_part_is_taken_for_nothing(bucket: str, tmp_pat
 
 
 def test_killed_between_upload_and_register_another_machine_goes_on(
-    bucket: str, tmp_path: Path, load_script, monkeypatch: pytest.MonkeyPatch
+    bucket: str, tmp_path: Path, writer: ModuleType, load_script, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The rerun has an empty cache: it takes the training up from the state in the store. Then forget, gc."""
     small = load_script(SMALL_ORCHARD)
@@ -281,7 +246,7 @@ def test_killed_between_upload_and_register_another_machine_goes_on(
     assert twin is not None
     assert release is not None
     assert (made.digest, made.location) == (twin.digest, uploaded)
-    assert digests(there, graph) == digests(here, graph)
+    assert writer.digests(there, graph) == writer.digests(here, graph)
     assert [item.location for item in there.storage.files("training")] == [made.metadata["losses"]]
 
     person, _, shot = released_rows(there, release, "train")[0][0].partition("/")

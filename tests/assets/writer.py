@@ -1,10 +1,12 @@
 """One of many writers of a lake, as a process of its own: `python writer.py ACTION LAKE [ARGUMENT]...`.
 
-Run by test_many_writers.py and test_object_store.py, which also take the stages from here.
+Run by test_many_writers.py and test_object_store.py, which also take the stages from here and start
+the writers by `at_once`.
 """
 
 from __future__ import annotations
 
+import subprocess
 import sys
 import time
 from collections.abc import Sequence
@@ -14,6 +16,7 @@ import numpy as np
 import pyarrow as pa
 from PIL import Image
 
+from assets.planner import Planner
 from assets.runner import run_shard
 from assets.stage import Input, NoConfig, RowStage, StageContext, StageGraph
 from resources.lake.errors import LakeError
@@ -25,6 +28,41 @@ from resources.lake.schema import Column
 
 SIDE = 32
 SHARD_SIZE = 6
+
+
+def at_once(lake: Lake, *writers: Sequence[object]) -> None:
+    """Run writers as processes that begin together; each is (action, argument, ...)."""
+    processes = [
+        subprocess.Popen(
+            [sys.executable, __file__, str(action), lake.uri, *map(str, arguments)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for action, *arguments in writers
+    ]
+    try:
+        for process in processes:
+            assert process.stdout is not None
+            if process.stdout.readline() != "ready\n":
+                raise AssertionError(process.communicate()[1])
+        for process in processes:
+            assert process.stdin is not None
+            process.stdin.write("go\n")
+            process.stdin.flush()
+        for process in processes:
+            _, errors = process.communicate(timeout=200)
+            assert process.returncode == 0, errors
+    finally:
+        for process in processes:
+            process.kill()
+
+
+def digests(lake: Lake, graph: StageGraph) -> dict[str, dict[str, str]]:
+    """Data version of every shard, by stage."""
+    table = Planner(lake, graph).table("faces")
+    return {name: table.shard_digests(name) for name in table.stages}
 
 
 def paint(path: Path, value: int) -> None:
