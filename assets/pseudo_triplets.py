@@ -17,7 +17,8 @@ from assets.stage import Input, Row, RowOutcome, RowStage, StageConfig, StageCon
 from assets.swapping import PAIR_INPUTS, marked_row, pair_preview, swap_rows
 from assets.training import checkpoint_folder
 from assets.training_rows import need_artifact
-from models.swap.config import SamplingConfig, SwapModelConfig, tiny
+from models.swap.config import SwapModelConfig, tiny
+from models.swap.sampling_config import SamplingConfig
 from resources.lake.schema import Column
 
 

@@ -11,7 +11,7 @@ import numpy as np
 
 from assets.previews import tile_row
 from assets.stage import Input, Row
-from models.swap.config import SamplingConfig
+from models.swap.sampling_config import SamplingConfig
 from resources.photos.decoding import decode_upright
 from resources.photos.marking import Mark, mark_png
 

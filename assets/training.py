@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from pydantic import Field
 
 from assets.stage import StageConfig, StageContext
-from models.swap.config import TrainingRecipe
+from models.swap.training_recipe import TrainingRecipe
 from resources.lake.failpoints import crash_point
 from resources.lake.lake import Artifact, Lake
 from resources.lake.remote import is_whole

@@ -28,8 +28,10 @@ from assets.triplets_release import triplets_release_stage
 from models.aesthetics.clip_aesthetics import TRAINING_THRESHOLD
 from models.faces.condition import ConditionRecipe
 from models.swap import config as swap_models
-from models.swap.config import SamplingConfig, SwapModelConfig, TrainingRecipe
+from models.swap.config import SwapModelConfig
 from models.swap.constants import PSEUDO_TRIPLETS, STUDENT_IDENTITY_THRESHOLD, STUDENT_STEPS
+from models.swap.sampling_config import SamplingConfig
+from models.swap.training_recipe import TrainingRecipe
 
 DEFAULT_PROFILE = "tiny"
 

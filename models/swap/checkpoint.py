@@ -13,8 +13,9 @@ from pathlib import Path
 from pydantic import Field
 from torch import Tensor
 
-from models.swap.config import FrozenConfig, SwapModelConfig, TrainingRecipe
+from models.swap.config import FrozenConfig, SwapModelConfig
 from models.swap.lora_files import FILE_NAME, read_lora, save_lora
+from models.swap.training_recipe import TrainingRecipe
 
 MANIFEST_NAME = "manifest.json"
 DIGEST_CHARACTERS = 16

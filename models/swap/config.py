@@ -1,4 +1,4 @@
-"""Frozen, typed configuration of the swap model, its training and its sampling, with four presets."""
+"""Frozen, typed configuration of the swap model, with four presets."""
 
 from __future__ import annotations
 
@@ -7,8 +7,6 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from models.swap import constants
-
-InversionConditioning = Literal["noID_trgCond", "trgID_trgCond", "trgID_noCond", "noID_noCond"]
 
 
 class FrozenConfig(BaseModel):
@@ -136,74 +134,6 @@ class SwapModelConfig(FrozenConfig):
             )
         if self.codec.channels != self.transformer.in_channels:
             raise ValueError("codec.channels and transformer.in_channels must be equal")
-        return self
-
-
-class TrainingRecipe(FrozenConfig):
-    """How a LoRA (teacher or student) or a whole base is trained. Defaults are the paper's teacher."""
-
-    steps: int = Field(default=constants.TEACHER_STEPS, ge=1, description="Optimiser steps.")
-    batch_size: int = Field(default=16, ge=1, description="Samples of one optimiser step in one process.")
-    optimiser: Literal["adamw"] = Field(default="adamw", description="The optimiser.")
-    learning_rate: float = Field(default=constants.LEARNING_RATE, gt=0, description="Peak learning rate.")
-    schedule: Literal["constant", "cosine"] = Field(
-        default="constant", description="Learning rate over time."
-    )
-    warmup_steps: int = Field(default=0, ge=0, description="Steps of linear rise to the peak.")
-    weight_decay: float = Field(default=constants.WEIGHT_DECAY, ge=0, description="Decoupled weight decay.")
-    gradient_clip: float = Field(
-        default=constants.GRADIENT_CLIP, gt=0, description="Global gradient norm limit."
-    )
-    text_dropout: float = Field(default=constants.DROPOUT, ge=0, le=1, description="P(empty prompt).")
-    condition_dropout: float = Field(default=constants.DROPOUT, ge=0, le=1, description="P(black condition).")
-    identity_dropout: float = Field(default=constants.DROPOUT, ge=0, le=1, description="P(no identity).")
-    branch_removal: float = Field(
-        default=0.0,
-        ge=0,
-        le=1,
-        description="P(a whole step without the condition branch); the paper never does.",
-    )
-    identity_loss_weight: float = Field(
-        default=1.0, ge=0, description="Weight of the identity loss; 0 is off."
-    )
-    identity_loss_threshold: float = Field(
-        default=constants.TEACHER_IDENTITY_THRESHOLD, ge=0, le=1, description="Identity loss where t <= this."
-    )
-    trainable: Literal["lora", "everything"] = Field(default="lora", description="What the optimiser moves.")
-    gradient_checkpointing: bool = Field(default=False, description="Recompute blocks in the backward pass.")
-    checkpoint_interval: int = Field(default=250, ge=1, description="Steps between resumable checkpoints.")
-    seed: int = Field(default=0, ge=0, description="Decides adapters' start, data order, noise and dropout.")
-
-
-class SamplingConfig(FrozenConfig):
-    """How a swap is sampled, and whether the target is inverted first."""
-
-    steps: int = Field(
-        default=constants.INFERENCE_STEPS, ge=1, description="Euler steps from noise to image."
-    )
-    guidance_scale: float = Field(
-        default=1.0, ge=0, description="Distilled guidance scalar fed to the model."
-    )
-    image_guidance_scale: float = Field(
-        default=1.0, ge=0, description="1 is off; contrast with a black condition."
-    )
-    id_guidance_scale: float = Field(default=1.0, ge=0, description="1 is off; contrast with no identity.")
-    shift: bool = Field(default=True, description="FLUX's resolution-dependent shift of the noise levels.")
-    inversion: InversionConditioning | None = Field(
-        default="noID_trgCond",
-        description="What the model sees while the target is inverted; None starts at noise.",
-    )
-    inverse_steps: int | None = Field(
-        default=None, ge=1, description="Steps inverted, and then sampled; None is all, fewer stop part-way."
-    )
-    second_order: bool = Field(
-        default=False, description="Midpoint steps in the inversion instead of Euler's."
-    )
-
-    @model_validator(mode="after")
-    def _inverse_steps_fit(self) -> SamplingConfig:
-        if self.inverse_steps is not None and self.inverse_steps > self.steps:
-            raise ValueError(f"inverse_steps {self.inverse_steps} exceeds steps {self.steps}")
         return self
 
 

@@ -8,8 +8,8 @@ from dataclasses import replace
 
 from torch import Tensor
 
-from models.swap.config import InversionConditioning, SamplingConfig
 from models.swap.sampling import Inputs, Velocity, euler, guided_velocity, midpoint
+from models.swap.sampling_config import InversionConditioning, SamplingConfig
 from models.swap.transformer import SwapTransformer
 
 

@@ -20,10 +20,11 @@ from models.identity.embedding import IdentityEmbedder
 from models.swap import config as swap_config
 from models.swap.base import SwapBase, save_base
 from models.swap.codec import PatchCodec
-from models.swap.config import SwapModelConfig, TrainingRecipe
+from models.swap.config import SwapModelConfig
 from models.swap.pretraining_data import WorldConfig, WorldData, WorldPool, build_pool
 from models.swap.pretraining_evaluation import evaluate
 from models.swap.training import StepLosses, train
+from models.swap.training_recipe import TrainingRecipe
 from models.swap.transformer import SwapTransformer
 
 CODEC_IMAGES = 6000

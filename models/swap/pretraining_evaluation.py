@@ -10,10 +10,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from models.swap.base import SwapBase
-from models.swap.config import SamplingConfig
 from models.swap.losses import flow_sample
 from models.swap.pretraining_data import WorldConfig, WorldPool, render_scene, world_people
 from models.swap.sampling import noise_rows
+from models.swap.sampling_config import SamplingConfig
 from models.swap.swapper import Swapper
 from models.worlds import Attributes
 

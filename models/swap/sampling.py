@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from models.swap import constants
-from models.swap.config import SamplingConfig
+from models.swap.sampling_config import SamplingConfig
 from models.swap.text import TextEmbedding
 from models.swap.transformer import SwapTransformer
 

@@ -11,10 +11,10 @@ from torch import Tensor
 
 from models.swap.base import SwapBase, load_base
 from models.swap.checkpoint import MANIFEST_NAME, load_checkpoint
-from models.swap.config import SamplingConfig
 from models.swap.inversion import inversion_inputs, inversion_velocity, invert, partial_sigmas
 from models.swap.lora_files import LoraMismatch, apply_lora, read_lora
 from models.swap.sampling import Inputs, euler, guided_velocity, noise_rows, shifted_sigmas
+from models.swap.sampling_config import SamplingConfig
 
 
 class Swapper:

@@ -15,7 +15,6 @@ from accelerate.utils import DistributedDataParallelKwargs
 from torch import Tensor, nn
 
 from models.swap.codec import LatentCodec
-from models.swap.config import TrainingRecipe
 from models.swap.data import TrainingBatch, TrainingData
 from models.swap.lora_files import apply_lora, lora_state
 from models.swap.losses import (
@@ -26,6 +25,7 @@ from models.swap.losses import (
     identity_loss,
     logit_normal_timesteps,
 )
+from models.swap.training_recipe import TrainingRecipe
 from models.swap.training_state import load_latest_state, save_state
 from models.swap.transformer import SwapTransformer
 

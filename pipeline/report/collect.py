@@ -16,7 +16,7 @@ from assets.evaluation import EvaluationConfig
 from assets.planner import Planner
 from assets.previews import stage_preview
 from assets.stage import RowStage, StageGraph
-from models.swap.config import TrainingRecipe
+from models.swap.training_recipe import TrainingRecipe
 from pipeline.commands.plan import stage_status
 from pipeline.report import data as report
 from pipeline.report.swap_rows import swap_rows

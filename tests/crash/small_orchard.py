@@ -23,7 +23,7 @@ from assets.student import student_stage
 from assets.teacher import TrainingConfig, teacher_stage
 from assets.triplets_release import triplets_release_stage
 from models.faces.parsing import encode_codes, pack_mask
-from models.swap.config import TrainingRecipe
+from models.swap.training_recipe import TrainingRecipe
 from resources.lake.lake import Lake
 from resources.lake.pairs import PairSync, store_swap_pairs
 from resources.lake.schema import Column

@@ -19,9 +19,11 @@ from models.swap.checkpoint import (
     save_checkpoint,
 )
 from models.swap.codec import PatchCodec
-from models.swap.config import CodecConfig, IdentityConfig, SamplingConfig, TrainingRecipe
+from models.swap.config import CodecConfig, IdentityConfig
 from models.swap.lora_files import FILE_NAME, LoraMismatch, apply_lora, lora_state, read_lora, save_lora
+from models.swap.sampling_config import SamplingConfig
 from models.swap.swapper import Swapper
+from models.swap.training_recipe import TrainingRecipe
 
 
 def _codec() -> PatchCodec:

@@ -8,7 +8,6 @@ import pytest
 import torch
 from diffusers.schedulers.scheduling_flow_match_euler_discrete import FlowMatchEulerDiscreteScheduler
 
-from models.swap.config import SamplingConfig
 from models.swap.inversion import inversion_inputs, inversion_velocity, invert, partial_sigmas
 from models.swap.sampling import (
     Inputs,
@@ -19,6 +18,7 @@ from models.swap.sampling import (
     shift_mu,
     shifted_sigmas,
 )
+from models.swap.sampling_config import SamplingConfig
 
 
 def _diffusers_sigmas(steps: int, tokens: int) -> torch.Tensor:

@@ -13,10 +13,10 @@ import torch
 
 from models.swap import config as swap_config
 from models.swap.codec import PatchCodec
-from models.swap.config import TrainingRecipe
 from models.swap.data import StudentData, TeacherData, TrainingBatch
 from models.swap.losses import clean_estimate, flow_matching_loss, flow_sample, identity_loss
 from models.swap.training import draw_step, learning_rate, train
+from models.swap.training_recipe import TrainingRecipe
 from models.swap.training_state import ResumeMismatch, states_folder
 from models.swap.transformer import SwapTransformer
 
@@ -104,6 +104,7 @@ def test_killed_process_resumes_bit_for_bit(tmp_path, monkeypatch):
             from models.swap.codec import PatchCodec
             from models.swap.data import TrainingBatch
             from models.swap.training import train
+            from models.swap.training_recipe import TrainingRecipe
             from models.swap.transformer import SwapTransformer
 
             torch.set_num_threads(1)
@@ -115,7 +116,7 @@ def test_killed_process_resumes_bit_for_bit(tmp_path, monkeypatch):
 
             torch.manual_seed(0)
             model = SwapTransformer(config.smoke())
-            recipe = config.TrainingRecipe(steps=9, batch_size=2, checkpoint_interval=4, learning_rate=1e-2)
+            recipe = TrainingRecipe(steps=9, batch_size=2, checkpoint_interval=4, learning_rate=1e-2)
             def on_step(step, losses):
                 if len(sys.argv) > 2 and step == int(sys.argv[2]):
                     os.kill(os.getpid(), signal.SIGKILL)
