@@ -34,7 +34,7 @@ class PulidConfig(StageConfig):
     source: Literal["masked", "unmasked"] = Field(
         default="masked",
         description="masked: everything but the face is black, as in APPLE's training. APPLE swaps with "
-        "unmasked ones; one setting for both keeps training and swapping alike.",
+        "unmasked ones, and so does `orchard swap` (`swap_source_stage`).",
     )
     points: Literal["scrfd", "landmarks"] = Field(
         default="scrfd",
@@ -77,6 +77,17 @@ def identity_pulid_stage(config: PulidConfig) -> RowStage:
         load=load,
         batch_size=BATCH_SIZE,
     )
+
+
+def swap_source_stage(stage: RowStage, *, masked: bool = False) -> RowStage:
+    """The identity stage as it embeds the sources of swaps: unmasked photographs, as APPLE's scripts do.
+
+    Training reads masked ones. An embedder that knows no such difference is returned as it is.
+    """
+    if not isinstance(stage.config, PulidConfig):
+        return stage
+    source = "masked" if masked else "unmasked"
+    return identity_pulid_stage(stage.config.model_copy(update={"source": source}))
 
 
 class PulidModel:

@@ -15,6 +15,12 @@ from models.faces.overlays import draw_landmarks
 from resources.lake.schema import Column
 from resources.photos.reasons import Reason, RowError
 
+FACE_AT = "face_at"
+"""Entry of a row that a lake's rows do not have: (x, y) px of the photo, the place of the face that is meant.
+
+Whoever has chosen a face already (`orchard swap`) gives it; then no policy on several faces applies.
+"""
+
 
 class LandmarksConfig(StageConfig):
     """How faces are found and which are accepted."""
@@ -105,9 +111,9 @@ class LandmarkModel:
 
     def __call__(self, rows: Sequence[Row]) -> list[RowOutcome]:
         """One outcome per photo, in order."""
-        return [self._annotate(row["image"]) for row in rows]
+        return [self._annotate(row["image"], row.get(FACE_AT)) for row in rows]
 
-    def _annotate(self, image: np.ndarray) -> RowOutcome:
+    def _annotate(self, image: np.ndarray, face_at: Sequence[float] | None) -> RowOutcome:
         from models.faces.alignment import align_to_ffhq
         from models.faces.landmarks import head_pose, inter_ocular_px, landmarks_68_from_mesh
 
@@ -117,9 +123,13 @@ class LandmarkModel:
         )
         if not len(found):
             return RowError(Reason.NO_FACE, f"no face scores {config.detection_threshold} or more")
-        if len(found) > 1 and config.several_faces == "quarantine":
+        if len(found) > 1 and config.several_faces == "quarantine" and face_at is None:
             return RowError(Reason.SEVERAL_FACES, f"{len(found)} faces; the profile wants exactly one")
-        chosen = self._choose(image, found.boxes_N4)
+        chosen = (
+            self._choose(image, found.boxes_N4)
+            if face_at is None
+            else nearest_box(found.boxes_N4, np.asarray(face_at))
+        )
         if isinstance(chosen, RowError):
             return chosen
         fit = self.mesh.fit(image, found.boxes_N4[chosen])
@@ -176,3 +186,9 @@ class LandmarkModel:
             f"the nearest of {len(boxes_N4)} faces is {nearest:.2f} from the wanted person, "
             f"the limit is {config.max_identity_distance:g}",
         )
+
+
+def nearest_box(boxes_N4: np.ndarray, place_2: np.ndarray) -> int:
+    """Index of the box whose centre is nearest to (x, y)."""
+    centres_N2 = (boxes_N4[:, :2] + boxes_N4[:, 2:]) / 2
+    return int(np.argmin(np.linalg.norm(centres_N2 - place_2, axis=1)))

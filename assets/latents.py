@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pyarrow as pa
@@ -13,6 +14,9 @@ from assets.stage import Input, Row, RowOutcome, RowStage, StageConfig, StageCon
 from models.faces.frame import frame_condition
 from models.swap.config import SwapModelConfig, tiny
 from resources.lake.schema import Column
+
+if TYPE_CHECKING:  # torch loads when a codec does
+    from models.swap.codec import LatentCodec
 
 
 class LatentsConfig(StageConfig):
@@ -67,9 +71,14 @@ class LatentModel:
         """One outcome per row, in order."""
         frames = [row_frame(row, self.config.condition.size) for row in rows]
         conditions = [frame_condition(frame, self.config.condition.image) for frame in frames]
-        targets = self.codec.encode(np.stack([frame.image for frame in frames])).cpu().numpy()
-        encoded = self.codec.encode(np.stack(conditions)).cpu().numpy()
+        targets = encode_pictures(self.codec, [frame.image for frame in frames])
+        encoded = encode_pictures(self.codec, conditions)
         return [
-            {"latent_target": target.astype(np.float16), "latent_condition": condition.astype(np.float16)}
+            {"latent_target": target, "latent_condition": condition}
             for target, condition in zip(targets, encoded, strict=True)
         ]
+
+
+def encode_pictures(codec: LatentCodec, pictures: Sequence[np.ndarray]) -> np.ndarray:
+    """Latents (B, L, C) float16, as the lake keeps them, of square pictures (S, S, 3) uint8."""
+    return codec.encode(np.stack(pictures)).cpu().numpy().astype(np.float16)

@@ -16,6 +16,8 @@ from resources.photos.decoding import decode_upright
 from resources.photos.marking import Mark, mark_png
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from models.swap.swapper import Swapper
 
 SOURCE, TARGET = "source_image_id", "target_image_id"
@@ -45,6 +47,7 @@ def swap_rows(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Swap a batch; `condition` names the target's latent column that the condition branch sees.
 
+    The target's own embedding is read where the rows have it; the `trgID_*` inversions need it.
     Returns latents (B, L, C) float32 and pictures (B, S, S, 3) uint8.
     """
     import torch
@@ -55,15 +58,27 @@ def swap_rows(
         stacked = np.stack([row[f"{TARGET}.{name}"] for row in rows]).astype(np.float32)
         return torch.from_numpy(stacked.reshape(len(rows), tokens, -1))
 
-    embeddings = np.stack([row[f"{SOURCE}.identity_embedding"] for row in rows]).astype(np.float32)
+    source_BD = _embeddings(rows, SOURCE)
+    assert source_BD is not None  # every pair has a source's identity
     swapped = swapper.swap(
-        torch.from_numpy(embeddings),
+        source_BD,
         latents(condition),
         latents("latent_target"),
         sampling,
         [row_seed(row["pair_id"]) for row in rows],
+        target_embedding_BD=_embeddings(rows, TARGET),
     )
     return swapped.numpy(), swapper.base.codec.decode(swapped.to(swapper.device))
+
+
+def _embeddings(rows: Sequence[Row], side: str) -> Tensor | None:
+    """Embeddings (B, D) float32 of one side's photographs; None where the rows have none."""
+    import torch
+
+    name = f"{side}.identity_embedding"
+    if name not in rows[0]:
+        return None
+    return torch.from_numpy(np.stack([row[name] for row in rows]).astype(np.float32))
 
 
 def picture_mark(*, model_id: str, stage: str, source: str, target: str, consent: str) -> Mark:

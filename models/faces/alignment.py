@@ -191,6 +191,25 @@ def warp(image: Image, matrix_2x3: Points, size: int | tuple[int, int]) -> Image
     return require_rgb(frame)
 
 
+def place_mask(mask_SS: Mask, matrix_2x3: Points, size: tuple[int, int]) -> Mask:
+    """Where a frame's mask lies in the photo, bool of `size` = (height, width): all that pasting may change.
+
+    Args:
+        mask_SS: (S, S), bool or 0/non-zero.
+        matrix_2x3: photo to frame, continuous coordinates.
+        size: of the photo.
+
+    Raises:
+        ValueError: a matrix without inverse.
+    """
+    height, width = size
+    centred = invert(matrix_2x3).astype(np.float64)
+    centred[:, 2] += centred[:, :2] @ (0.5, 0.5) - 0.5
+    return cv2.warpAffine(
+        (mask_SS != 0).astype(np.uint8), centred, (width, height), flags=cv2.INTER_NEAREST, borderValue=0
+    ).astype(np.bool_)
+
+
 def paste_back(
     photo: Image, frame: Image, matrix_2x3: Points, mask_SS: Mask | None = None, feather: float = 0.0
 ) -> Image:
@@ -213,14 +232,8 @@ def paste_back(
     mask = np.ones(side, np.bool_) if mask_SS is None else require_mask(mask_SS, side, "mask_SS")
     if feather < 0:
         raise ValueError(f"feather {feather} must not be negative")
-    height, width = photo.shape[:2]
-    back = invert(matrix_2x3)
-    placed = warp(frame, back, (height, width))
-    centred = back.astype(np.float64)
-    centred[:, 2] += centred[:, :2] @ (0.5, 0.5) - 0.5
-    covered = cv2.warpAffine(
-        mask.astype(np.uint8), centred, (width, height), flags=cv2.INTER_NEAREST, borderValue=0
-    ).astype(np.bool_)
+    placed = warp(frame, invert(matrix_2x3), photo.shape[:2])
+    covered = place_mask(mask, matrix_2x3, photo.shape[:2])
     result = photo.copy()
     if feather == 0:
         result[covered] = placed[covered]

@@ -30,6 +30,15 @@ class FaceFrame:
         return float(self.face_mask.mean())
 
 
+def square_picture(image: np.ndarray, size: int) -> np.ndarray:
+    """A whole picture, RGB uint8 (H, W, 3), resized to a square of `size` pixels, uint8 (S, S, 3).
+
+    Pixels are averaged when shrinking and interpolated when growing.
+    """
+    shrinks = size < min(image.shape[:2])
+    return cv2.resize(image, (size, size), interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_CUBIC)
+
+
 def face_frame(
     image: np.ndarray,
     parsing_HW: np.ndarray,
@@ -55,8 +64,6 @@ def face_frame(
         raise ValueError(
             f"the photo is {height}x{width}, its parsing {parsing_HW.shape}, its mask {visible_HW.shape}"
         )
-    shrinks = size < min(height, width)
-    square = cv2.resize(image, (size, size), interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_CUBIC)
     scale = np.array([size / width, size / height], np.float32)
 
     def nearest(mask: np.ndarray) -> np.ndarray:
@@ -64,7 +71,7 @@ def face_frame(
 
     visible = visible_HW.astype(bool)
     return FaceFrame(
-        image=square,
+        image=square_picture(image, size),
         face_mask=nearest(np.isin(parsing_HW, FACE_CLASSES) & visible),
         glasses_mask=nearest((parsing_HW == GLASSES_CLASS) & visible),
         landmarks_68=(landmarks_68 * scale).astype(np.float32),

@@ -220,7 +220,7 @@ def test_every_command_and_option_in_the_documents_exists(
             *others, command = names.removesuffix(" | ").split(" | ")
             named |= {*others, command}
             unknown += [f"{page}: orchard {name}" for name in (*others, command) if name not in commands]
-            options = re.findall(r"(?<!\S)(--?[a-z][a-z-]*)", rest)
+            options = re.findall(r"(?<!\S)(--?[a-z][a-z_-]*)", rest)
             unknown += [
                 f"{page}: orchard {command} {option}"
                 for option in options
