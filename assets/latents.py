@@ -18,6 +18,9 @@ from resources.lake.schema import Column
 if TYPE_CHECKING:  # torch loads when a codec does
     from models.swap.codec import LatentCodec
 
+BATCH_SIZE = 32
+"""Rows at a time with the small base; a profile of a larger one says its own. No fingerprint holds it."""
+
 
 class LatentsConfig(StageConfig):
     """Which frame is encoded and whose codec does it."""
@@ -32,7 +35,7 @@ class LatentsConfig(StageConfig):
         return self.model.image_tokens * self.model.codec.channels
 
 
-def latents_stage(config: LatentsConfig) -> RowStage:
+def latents_stage(config: LatentsConfig, batch_size: int = BATCH_SIZE) -> RowStage:
     """The stage `latents`. Masks and points are read, but the condition's digest already covers them."""
     latent = pa.list_(pa.float16(), config.latent_size)
     covered = tuple(
@@ -54,7 +57,7 @@ def latents_stage(config: LatentsConfig) -> RowStage:
             Column("latent_condition", latent, quantum=1 / 64),
         ),
         load=load,
-        batch_size=32,
+        batch_size=batch_size,
     )
 
 

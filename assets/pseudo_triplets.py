@@ -21,6 +21,9 @@ from models.swap.config import SwapModelConfig, tiny
 from models.swap.sampling_config import SamplingConfig
 from resources.lake.schema import Column
 
+BATCH_SIZE = 32
+"""Rows at a time with the small base; a profile of a larger one says its own. No fingerprint holds it."""
+
 
 class PseudoTripletsConfig(StageConfig):
     """How triplets are made."""
@@ -30,7 +33,7 @@ class PseudoTripletsConfig(StageConfig):
     model: SwapModelConfig = Field(default_factory=tiny, description="Shape of the base model.")
 
 
-def pseudo_triplets_stage(config: PseudoTripletsConfig) -> RowStage:
+def pseudo_triplets_stage(config: PseudoTripletsConfig, batch_size: int = BATCH_SIZE) -> RowStage:
     """The stage `pseudo_triplets`, one row per ordered pair of people, sharded by pair."""
     latent = pa.list_(pa.float16(), config.model.image_tokens * config.model.codec.channels)
 
@@ -53,7 +56,7 @@ def pseudo_triplets_stage(config: PseudoTripletsConfig) -> RowStage:
             Column("swapped_latents", latent, quantum=1 / 64),
         ),
         load=load,
-        batch_size=32,
+        batch_size=batch_size,
         preview=lambda row: pair_preview(row, "swapped"),
     )
 

@@ -14,6 +14,9 @@ from assets.training_rows import need_artifact
 from models.swap.sampling_config import SamplingConfig
 from resources.lake.schema import Column
 
+BATCH_SIZE = 48
+"""Rows at a time with the small base; a profile of a larger one says its own. No fingerprint holds it."""
+
 
 class SwapsConfig(StageConfig):
     """How the evaluation pairs are swapped."""
@@ -23,7 +26,7 @@ class SwapsConfig(StageConfig):
     inversion: SamplingConfig = Field(description="Sampling from the inverted target: teacher_inversion.")
 
 
-def swaps_stage(config: SwapsConfig) -> RowStage:
+def swaps_stage(config: SwapsConfig, batch_size: int = BATCH_SIZE) -> RowStage:
     """The stage `swaps`, one row per pair and method. Every picture is marked as made."""
 
     def load(context: StageContext) -> SwapModels:
@@ -44,7 +47,7 @@ def swaps_stage(config: SwapsConfig) -> RowStage:
         weights=(config.base,),
         outputs=(Column("swap", pa.binary(), picture=True),),
         load=load,
-        batch_size=48,
+        batch_size=batch_size,
         preview=lambda row: pair_preview(row, "swap"),
     )
 

@@ -46,6 +46,22 @@ FULL_SIZE_PAIR_SHARD = 4096
 
 
 @dataclass(frozen=True)
+class BatchSizes:
+    """Rows at a time in the stages that run the base. No fingerprint holds them."""
+
+    latents: int
+    pseudo_triplets: int
+    swaps: int
+
+
+SMALL_BASE = BatchSizes(latents=32, pseudo_triplets=32, swaps=48)
+"""For `tiny_base` on a CPU."""
+
+FULL_SIZE = BatchSizes(latents=8, pseudo_triplets=4, swaps=4)
+"""For FLUX at 512 px: 2,560 tokens of a row fill a GPU, and a killed run loses few rows of minutes each."""
+
+
+@dataclass(frozen=True)
 class Profile:
     """A named run."""
 
@@ -105,6 +121,7 @@ def build_graph(
     teacher: TrainingRecipe,
     student: TrainingRecipe,
     sampling: SamplingConfig,
+    batches: BatchSizes = SMALL_BASE,
 ) -> StageGraph:
     """The DAG: annotation, then what is made with the base of the weight role `base`, of shape `model`."""
     size = model.image_size
@@ -114,13 +131,15 @@ def build_graph(
         (
             *annotation,
             condition_stage(condition),
-            latents_stage(LatentsConfig(condition=condition, base=base, model=model)),
+            latents_stage(LatentsConfig(condition=condition, base=base, model=model), batches.latents),
             release_stage(release),
             teacher_stage(TrainingConfig(base=base, recipe=teacher)),
-            pseudo_triplets_stage(PseudoTripletsConfig(base=base, sampling=sampling, model=model)),
+            pseudo_triplets_stage(
+                PseudoTripletsConfig(base=base, sampling=sampling, model=model), batches.pseudo_triplets
+            ),
             triplets_release_stage(),
             student_stage(TrainingConfig(base=base, recipe=student)),
-            swaps_stage(SwapsConfig(base=base, sampling=plain, inversion=sampling)),
+            swaps_stage(SwapsConfig(base=base, sampling=plain, inversion=sampling), batches.swaps),
             evaluation_stage(EvaluationConfig(size=size, base=base)),
         )
     )
@@ -190,6 +209,7 @@ def flux_krea() -> StageGraph:
             }
         ),
         sampling=SamplingConfig(),
+        batches=FULL_SIZE,
     )
 
 
@@ -210,6 +230,7 @@ def flux_schnell() -> StageGraph:
         student=teacher.model_copy(update={"steps": STUDENT_STEPS, "seed": 1}),
         # schnell's schedule has no shift that depends on the resolution
         sampling=SamplingConfig(shift=False),
+        batches=FULL_SIZE,
     )
 
 
