@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
+from models.swap.attention import AttentionBackend, attention
 from models.swap.config import IdentityConfig
 
 SOFT_LIMIT = 6.0  # within-person deviations beyond which a whitened embedding is squeezed
@@ -29,15 +29,14 @@ class IdentityCrossAttention(nn.Module):
         self.to_out = nn.Linear(inner, dim, bias=False)
         nn.init.zeros_(self.to_out.weight)
 
-    def forward(self, identity_BTD: Tensor, image_BLD: Tensor) -> Tensor:
+    def forward(self, identity_BTD: Tensor, image_BLD: Tensor, backend: AttentionBackend = "sdpa") -> Tensor:
         """Return the (B, L, D) update of the image tokens."""
-        query = self.to_q(self.norm2(image_BLD)).unflatten(-1, (self.heads, -1)).transpose(1, 2)
+        query = self.to_q(self.norm2(image_BLD)).unflatten(-1, (self.heads, -1))
         key, value = (
-            part.unflatten(-1, (self.heads, -1)).transpose(1, 2)
+            part.unflatten(-1, (self.heads, -1))
             for part in self.to_kv(self.norm1(identity_BTD)).chunk(2, dim=-1)
         )
-        out = F.scaled_dot_product_attention(query, key, value)
-        return self.to_out(out.transpose(1, 2).flatten(2, 3))
+        return self.to_out(attention(query, key, value, backend))
 
 
 class IdentityEncoder(nn.Module):

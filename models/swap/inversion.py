@@ -8,7 +8,7 @@ from dataclasses import replace
 
 from torch import Tensor
 
-from models.swap.sampling import Inputs, Velocity, euler, guided_velocity, midpoint
+from models.swap.sampling import Inputs, Velocity, guided_velocity, integrate
 from models.swap.sampling_config import InversionConditioning, SamplingConfig
 from models.swap.transformer import SwapTransformer
 
@@ -25,13 +25,13 @@ def inversion_inputs(
     """
     identity_word, condition_word = conditioning.split("_")
     identity = target_identity_BTD if identity_word == "trgID" else inputs.unconditional_BTD
-    condition = inputs.condition_BLC if condition_word == "trgCond" else None
+    condition = inputs.condition if condition_word == "trgCond" else None
     if identity is None:
         missing = "the target's identity" if identity_word == "trgID" else "the unconditional identity tokens"
         raise ValueError(f"inversion '{conditioning}' needs {missing}")
     if condition_word == "trgCond" and condition is None:
         raise ValueError(f"inversion '{conditioning}' needs the target's condition image")
-    return replace(inputs, condition_BLC=condition, identity_BTD=identity)
+    return replace(inputs, condition=condition, identity_BTD=identity)
 
 
 def partial_sigmas(sigmas: Tensor, inverse_steps: int | None) -> Tensor:
@@ -44,9 +44,13 @@ def partial_sigmas(sigmas: Tensor, inverse_steps: int | None) -> Tensor:
 
 
 def invert(velocity: Velocity, latents_BLC: Tensor, sigmas: Tensor, *, second_order: bool = False) -> Tensor:
-    """Integrate clean latents (B, L, C) up the descending `sigmas`, starting at noise level 0."""
-    ascending = sigmas.flip(0)
-    return (midpoint if second_order else euler)(velocity, latents_BLC, ascending)
+    """Integrate clean latents (B, L, C) up the descending `sigmas`, starting at noise level 0.
+
+    With n steps the noise found is off by O(1/n), or by O(1/n^2) with `second_order`. A way back by Euler
+    steps is off by O(1/n) whatever the way there; by midpoint steps it is O(1/n^3), for the leading errors of
+    the two ways cancel.
+    """
+    return integrate(velocity, latents_BLC, sigmas.flip(0), second_order=second_order)
 
 
 def inversion_velocity(model: SwapTransformer, inputs: Inputs, config: SamplingConfig) -> Velocity:

@@ -1,16 +1,17 @@
-"""Noise levels, guidance and Euler steps (APPLE inference; FLUX schedule)."""
+"""Noise levels, guidance, and steps along the velocity (APPLE inference; FLUX schedule)."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 
 import torch
 from torch import Tensor
 
 from models.swap import constants
+from models.swap.condition_cache import ConditionCache
 from models.swap.sampling_config import SamplingConfig
 from models.swap.text import TextEmbedding
 from models.swap.transformer import SwapTransformer
@@ -47,6 +48,11 @@ def noise_rows(seeds: Sequence[int], tokens: int, channels: int) -> Tensor:
     return torch.stack(rows)
 
 
+def integrate(velocity: Velocity, latents_BLC: Tensor, sigmas: Tensor, *, second_order: bool) -> Tensor:
+    """Follow the velocity along `sigmas` by `midpoint` or by `euler` steps."""
+    return (midpoint if second_order else euler)(velocity, latents_BLC, sigmas)
+
+
 def euler(velocity: Velocity, latents_BLC: Tensor, sigmas: Tensor) -> Tensor:
     """Follow the velocity along `sigmas` (any direction) with one evaluation per interval, at its start."""
     levels = sigmas.tolist()
@@ -73,15 +79,36 @@ def midpoint(velocity: Velocity, latents_BLC: Tensor, sigmas: Tensor) -> Tensor:
 class Inputs:
     """What the model sees of one batch besides the noisy latents.
 
-    `condition_BLC` None removes the branch; `black_BLC` is the black image that image guidance contrasts
-    with; `unconditional_BTD` the identity tokens that identity guidance contrasts with.
+    `condition` None removes the branch; `black` is the black image that image guidance contrasts with; each
+    is latents (B, L, C) or what was cached of them. `unconditional_BTD` are the identity tokens that identity
+    guidance contrasts with.
     """
 
     text: TextEmbedding
-    condition_BLC: Tensor | None
+    condition: Tensor | ConditionCache | None
     identity_BTD: Tensor | None
-    black_BLC: Tensor | None = None
+    black: Tensor | ConditionCache | None = None
     unconditional_BTD: Tensor | None = None
+
+
+def with_cached_conditions(model: SwapTransformer, inputs: Inputs, config: SamplingConfig) -> Inputs:
+    """Replace latents of conditions by their caches, to be used in all steps, guidances and the inversion.
+
+    The black one is encoded if image guidance needs it. Raises CacheUnavailable where the weights allow no
+    cache.
+    """
+
+    def cached(condition: Tensor | ConditionCache | None) -> ConditionCache | None:
+        if isinstance(condition, Tensor):
+            return model.encode_condition(condition, inputs.text)
+        return condition
+
+    contrasted = inputs.condition is not None and config.image_guidance_scale != 1.0
+    return replace(
+        inputs,
+        condition=cached(inputs.condition),
+        black=cached(inputs.black) if contrasted else None,
+    )
 
 
 def guided_velocity(model: SwapTransformer, inputs: Inputs, config: SamplingConfig) -> Velocity:
@@ -94,29 +121,32 @@ def guided_velocity(model: SwapTransformer, inputs: Inputs, config: SamplingConf
 
     Raises ValueError when a guidance lacks what it contrasts with.
     """
-    contrasts: list[tuple[float, Tensor | None, Tensor | None]] = []
+    contrasts: list[tuple[float, Tensor | ConditionCache | None, Tensor | None]] = []
     if config.image_guidance_scale != 1.0:
-        if inputs.condition_BLC is None or inputs.black_BLC is None:
+        if inputs.condition is None or inputs.black is None:
             raise ValueError("image guidance needs a condition image and the black one it is contrasted with")
-        contrasts.append((config.image_guidance_scale - 1.0, inputs.black_BLC, inputs.identity_BTD))
+        contrasts.append((config.image_guidance_scale - 1.0, inputs.black, inputs.identity_BTD))
     if config.id_guidance_scale != 1.0:
         if inputs.identity_BTD is None or inputs.unconditional_BTD is None:
             raise ValueError("identity guidance needs identity tokens and the unconditional ones")
-        contrasts.append((config.id_guidance_scale - 1.0, inputs.condition_BLC, inputs.unconditional_BTD))
+        contrasts.append((config.id_guidance_scale - 1.0, inputs.condition, inputs.unconditional_BTD))
 
-    def evaluate(latents: Tensor, sigma: float, condition: Tensor | None, identity: Tensor | None) -> Tensor:
+    def evaluate(
+        latents: Tensor, sigma: float, condition: Tensor | ConditionCache | None, identity: Tensor | None
+    ) -> Tensor:
         timestep = torch.full((len(latents),), sigma, device=latents.device, dtype=latents.dtype)
         return model(
             latents,
             timestep,
             inputs.text,
-            condition_BLC=condition,
+            condition_BLC=condition if isinstance(condition, Tensor) else None,
+            condition_cache=condition if isinstance(condition, ConditionCache) else None,
             identity_BTD=identity,
             guidance=config.guidance_scale,
         )
 
     def velocity(latents_BLC: Tensor, sigma: float) -> Tensor:
-        full = evaluate(latents_BLC, sigma, inputs.condition_BLC, inputs.identity_BTD)
+        full = evaluate(latents_BLC, sigma, inputs.condition, inputs.identity_BTD)
         guided = full
         for weight, condition, identity in contrasts:
             guided = guided + weight * (full - evaluate(latents_BLC, sigma, condition, identity))

@@ -15,9 +15,7 @@ InversionConditioning = Literal["noID_trgCond", "trgID_trgCond", "trgID_noCond",
 class SamplingConfig(FrozenConfig):
     """How a swap is sampled, and whether the target is inverted first."""
 
-    steps: int = Field(
-        default=constants.INFERENCE_STEPS, ge=1, description="Euler steps from noise to image."
-    )
+    steps: int = Field(default=constants.INFERENCE_STEPS, ge=1, description="Steps from noise to image.")
     guidance_scale: float = Field(
         default=1.0, ge=0, description="Distilled guidance scalar fed to the model."
     )
@@ -36,9 +34,22 @@ class SamplingConfig(FrozenConfig):
     second_order: bool = Field(
         default=False, description="Midpoint steps in the inversion instead of Euler's."
     )
+    second_order_sampling: bool = Field(
+        default=False,
+        description="Midpoint steps from noise to image too; APPLE samples by Euler steps always. Only with "
+        "both is the way there and back of second order.",
+    )
 
     @model_validator(mode="after")
     def _inverse_steps_fit(self) -> SamplingConfig:
         if self.inverse_steps is not None and self.inverse_steps > self.steps:
             raise ValueError(f"inverse_steps {self.inverse_steps} exceeds steps {self.steps}")
         return self
+
+    @property
+    def passes(self) -> int:
+        """Passes through the transformer for one batch: a measure of time, condition cache aside."""
+        contrasts = (self.image_guidance_scale != 1.0) + (self.id_guidance_scale != 1.0)
+        steps = self.steps if self.inversion is None else self.inverse_steps or self.steps
+        sampling = steps * (1 + self.second_order_sampling) * (1 + contrasts)
+        return sampling if self.inversion is None else sampling + steps * (1 + self.second_order)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from pathlib import Path
 from typing import cast
@@ -11,31 +12,65 @@ from torch import Tensor
 
 from models.swap.base import SwapBase, load_base
 from models.swap.checkpoint import MANIFEST_NAME, load_checkpoint
+from models.swap.condition_cache import cache_refusal
+from models.swap.execution_config import ExecutionConfig
 from models.swap.inversion import inversion_inputs, inversion_velocity, invert, partial_sigmas
 from models.swap.lora_files import LoraMismatch, apply_lora, read_lora
-from models.swap.sampling import Inputs, euler, guided_velocity, noise_rows, shifted_sigmas
+from models.swap.sampling import (
+    Inputs,
+    guided_velocity,
+    integrate,
+    noise_rows,
+    shifted_sigmas,
+    with_cached_conditions,
+)
 from models.swap.sampling_config import SamplingConfig
+
+logger = logging.getLogger(__name__)
 
 
 class Swapper:
-    """Swap faces in latent space. `base` gives codec and config; images stay with the caller."""
+    """Swap faces in latent space. `base` gives codec and config; images stay with the caller.
 
-    def __init__(self, base: SwapBase, *, device: str = "cpu") -> None:
+    What is chosen automatically is logged, and kept with its reason in `choices`: `attention` and
+    `condition cache`.
+
+    Raises AttentionUnavailable when `execution` names an attention kernel that does not run here.
+    """
+
+    def __init__(
+        self, base: SwapBase, *, device: str = "cpu", execution: ExecutionConfig | None = None
+    ) -> None:
+        execution = execution or ExecutionConfig()
         self.base = base
         self.device = torch.device(device)
+        attention = base.model.use_attention(execution.attention)
+        self.caches_condition, reason = _condition_cache(base, execution)
+        logger.info("condition cache: %s", reason)
+        self.choices = {
+            "attention": f"{attention.backend}: {attention.reason}",
+            "condition cache": reason,
+        }
         self._black_1LC = base.black_latents_LC().to(self.device)[None]
 
     @classmethod
-    def load(cls, base_path: Path, lora_path: Path | None = None, device: str = "cpu") -> Swapper:
+    def load(
+        cls,
+        base_path: Path,
+        lora_path: Path | None = None,
+        device: str = "cpu",
+        execution: ExecutionConfig | None = None,
+    ) -> Swapper:
         """Load a base and, if given, a LoRA file or checkpoint folder on top; both are checked strictly.
 
-        Raises LoraMismatch if the adapters do not fit, or their manifest names another base.
+        Raises LoraMismatch if the adapters do not fit, or their manifest names another base, and
+        AttentionUnavailable.
         """
         base = load_base(base_path, device=device)
         if lora_path is not None:
             apply_lora(base.model, _verified_lora(base, lora_path))
             base.model.requires_grad_(False).to(device)
-        return cls(base, device=device)
+        return cls(base, device=device, execution=execution)
 
     @torch.inference_mode()
     def swap(
@@ -80,11 +115,13 @@ class Swapper:
         encoder = model.identity_encoder
         inputs = Inputs(
             text=model.prompts.prompt(batch),
-            condition_BLC=self._to_device(condition_latents_BLC),
+            condition=self._to_device(condition_latents_BLC),
             identity_BTD=encoder(source_embedding_BD.to(self.device)),
-            black_BLC=self._black_1LC.expand(batch, -1, -1),
+            black=self._black_1LC.expand(batch, -1, -1),
             unconditional_BTD=encoder.unconditional(batch),
         )
+        if self.caches_condition:
+            inputs = with_cached_conditions(model, inputs, sampling)
         sigmas = shifted_sigmas(sampling.steps, config.image_tokens, shift=sampling.shift)
         if sampling.inversion is None:
             start = noise_rows(seeds, config.image_tokens, config.transformer.in_channels).to(self.device)
@@ -102,10 +139,20 @@ class Swapper:
                 sigmas,
                 second_order=sampling.second_order,
             )
-        return euler(guided_velocity(model, inputs, sampling), start, sigmas).cpu()
+        velocity = guided_velocity(model, inputs, sampling)
+        return integrate(velocity, start, sigmas, second_order=sampling.second_order_sampling).cpu()
 
     def _to_device(self, latents_BLC: Tensor | None) -> Tensor | None:
         return None if latents_BLC is None else latents_BLC.to(self.device, torch.float32)
+
+
+def _condition_cache(base: SwapBase, execution: ExecutionConfig) -> tuple[bool, str]:
+    """Decide whether conditions are encoded once per picture, and say why."""
+    if execution.condition_cache == "off":
+        return False, "off: it was switched off"
+    if refusal := cache_refusal(base.config):
+        return False, f"off: {refusal}"
+    return True, "on: the condition sees itself alone (independent_condition), so it is computed once"
 
 
 def _verified_lora(base: SwapBase, path: Path) -> dict[str, Tensor]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from typing import Any, cast
 
@@ -16,19 +17,21 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from models.swap import constants
+from models.swap.attention import AttentionBackend, AttentionChoice, RequestedAttention, choose_attention
 from models.swap.condition_branch import (
     Branch,
-    BranchName,
+    Condition,
     JointAttention,
-    attention_mask,
-    attention_rule,
+    Rotary,
     branch_linear,
     condition_position_ids,
     double_block,
     image_position_ids,
     single_block,
+    single_block_view,
     square_side,
 )
+from models.swap.condition_cache import CacheUnavailable, ConditionCache, cache_refusal, encode_blocks
 from models.swap.config import LoraConfig, SwapModelConfig
 from models.swap.identity_attention import IdentityEncoder, identity_attention_layers
 from models.swap.text import PromptEmbeddings, TextEmbedding
@@ -54,6 +57,7 @@ class SwapTransformer(nn.Module):
         )
         self.prompts = PromptEmbeddings(sizes)
         self.gradient_checkpointing = False
+        self.attention: AttentionBackend = "sdpa"
 
     def add_lora(self, config: LoraConfig, *, seed: int) -> None:
         """Put fresh adapters on the target modules: A Gaussian with deviation 1/rank, B zero, seeded.
@@ -86,6 +90,17 @@ class SwapTransformer(nn.Module):
         """Return the adapters' parameters by their name inside `flux`."""
         return {name: value for name, value in self.flux.named_parameters() if ".lora_" in name}
 
+    def use_attention(self, requested: RequestedAttention) -> AttentionChoice:
+        """Choose the attention kernel for the device and dtype the weights have now.
+
+        Raises AttentionUnavailable when a kernel was named that does not run there.
+        """
+        weight = self.flux.proj_out.weight
+        widths = (self.config.transformer.attention_head_dim, self.config.identity.head_dim)
+        choice = choose_attention(requested, weight.device, weight.dtype, widths)
+        self.attention = choice.backend
+        return choice
+
     def forward(
         self,
         latents_BLC: Tensor,
@@ -93,6 +108,7 @@ class SwapTransformer(nn.Module):
         text: TextEmbedding,
         *,
         condition_BLC: Tensor | None = None,
+        condition_cache: ConditionCache | None = None,
         identity_BTD: Tensor | None = None,
         guidance: float = constants.TRAINING_GUIDANCE,
         image_ids_L3: Tensor | None = None,
@@ -105,69 +121,107 @@ class SwapTransformer(nn.Module):
             timestep_B: noise level of each row, 0 (image) to 1 (noise).
             text: prompt embeddings of each row.
             condition_BLC: packed latents of the condition image; None removes the branch.
+            condition_cache: what `encode_condition` made of the same batch, instead of `condition_BLC`.
             identity_BTD: identity tokens from `identity_encoder`; None removes the identity attention.
             guidance: the distilled guidance scalar of text and image; the condition's is always 1.
             image_ids_L3: positions of the image tokens; None is a square grid.
             condition_ids_L3: positions of the condition tokens before `config.condition` moves them.
+
+        Raises:
+            ValueError: both a condition and a cache, a cache of another batch size, or a grid that is not
+                square and has no ids.
         """
         flux = self.flux
         device, outer_dtype = latents_BLC.device, latents_BLC.dtype
-        dtype = flux.proj_out.weight.dtype
-        latents_BLC = latents_BLC.to(dtype)
-        text = TextEmbedding(text.tokens_BTD.to(dtype), text.pooled_BD.to(dtype))
-        identity_BTD = None if identity_BTD is None else identity_BTD.to(dtype)
+        latents_BLC = latents_BLC.to(self._dtype)
+        text = self._in_dtype(text)
+        identity_BTD = None if identity_BTD is None else identity_BTD.to(self._dtype)
         image_ids = self._ids(image_ids_L3, latents_BLC)
         text_ids = torch.zeros(text.tokens_BTD.shape[1], 3, device=device)
         main_modulation = self._modulation(timestep_B, guidance, text.pooled_BD)
         words = Branch(flux.context_embedder(text.tokens_BTD), main_modulation, adapted=False)
         embedded = branch_linear(flux.x_embedder, latents_BLC, adapted=False)
         image = Branch(embedded, main_modulation, adapted=False)
-        lengths: dict[BranchName, int] = {"text": text.tokens_BTD.shape[1], "image": latents_BLC.shape[1]}
-        ids = [text_ids, image_ids]
-        condition = None
-        if condition_BLC is not None:
-            still = torch.full_like(timestep_B, constants.CONDITION_TIMESTEP)
-            modulation = self._modulation(still, constants.CONDITION_GUIDANCE, text.pooled_BD)
-            embedded = branch_linear(flux.x_embedder, condition_BLC.to(dtype), adapted=True)
-            condition = Branch(embedded, modulation, adapted=True)
-            lengths["condition"] = condition_BLC.shape[1]
-            ids.append(
-                condition_position_ids(self._ids(condition_ids_L3, condition_BLC), self.config.condition)
-            )
+        condition, condition_rotary = None, None
+        if condition_cache is not None:
+            self._check_cache(condition_cache, condition_BLC, len(latents_BLC))
+        elif condition_BLC is not None:
+            condition, condition_rotary = self._condition(condition_BLC, text, condition_ids_L3)
         joint = JointAttention(
-            cast(tuple[Tensor, Tensor], flux.pos_embed(torch.cat(ids))),
-            attention_mask(lengths, attention_rule(self.config.condition), device),
+            self._rotary(torch.cat([text_ids, image_ids])),
+            condition_rotary,
+            self.config.condition.independent_condition,
+            self.attention,
         )
-        hidden_BLD = self._blocks(words, image, condition, joint, identity_BTD)
+        hidden_BLD = self._blocks(words, image, condition or condition_cache, joint, identity_BTD)
         return flux.proj_out(flux.norm_out(hidden_BLD, main_modulation)).to(outer_dtype)
+
+    def encode_condition(
+        self, condition_BLC: Tensor, text: TextEmbedding, *, condition_ids_L3: Tensor | None = None
+    ) -> ConditionCache:
+        """Return what the condition shows in every block, to be given to `forward` at any noise level.
+
+        Raises CacheUnavailable unless the condition sees itself alone (`independent_condition`).
+        """
+        if refusal := cache_refusal(self.config):
+            raise CacheUnavailable(
+                f"the condition cannot be cached: {refusal}. Pass condition_BLC to every forward pass."
+            )
+        condition, rotary = self._condition(condition_BLC, self._in_dtype(text), condition_ids_L3)
+        return encode_blocks(self.flux, condition, rotary, self.attention)
+
+    def _condition(
+        self, condition_BLC: Tensor, text: TextEmbedding, ids_L3: Tensor | None
+    ) -> tuple[Branch, Rotary]:
+        """Embed the condition, and place it."""
+        still = torch.full(
+            (len(condition_BLC),),
+            constants.CONDITION_TIMESTEP,
+            device=condition_BLC.device,
+            dtype=self._dtype,
+        )
+        modulation = self._modulation(still, constants.CONDITION_GUIDANCE, text.pooled_BD)
+        embedded = branch_linear(self.flux.x_embedder, condition_BLC.to(self._dtype), adapted=True)
+        ids = condition_position_ids(self._ids(ids_L3, condition_BLC), self.config.condition)
+        return Branch(embedded, modulation, adapted=True), self._rotary(ids)
 
     def _blocks(
         self,
         text: Branch,
         image: Branch,
-        condition: Branch | None,
+        condition: Branch | ConditionCache | None,
         joint: JointAttention,
         identity_BTD: Tensor | None,
     ) -> Tensor:
         """Run all blocks and return the image tokens (B, L, D)."""
+        cache = condition if isinstance(condition, ConditionCache) else None
+        running: Condition = condition if isinstance(condition, Branch) else None
         attention = iter(self.identity_attention)
         for index, block in enumerate(self.flux.transformer_blocks):
             block = cast(FluxTransformerBlock, block)
-            text, image, condition = self._run(double_block, block, text, image, condition, joint)
+            shown = running if cache is None else cache.double[index]
+            text, image, shown = self._run(double_block, block, text, image, shown, joint)
+            running = shown if cache is None else None
             if identity_BTD is not None and index % self.config.identity.double_interval == 0:
-                update = next(attention)(identity_BTD, image.hidden_BLD)
+                update = next(attention)(identity_BTD, image.hidden_BLD, joint.backend)
                 image = Branch(image.hidden_BLD + update, image.modulation_BD, image.adapted)
         words = text.hidden_BLD.shape[1]
         # FLUX's single blocks see text and image as one sequence with one modulation.
         main = Branch(
             torch.cat([text.hidden_BLD, image.hidden_BLD], dim=1), image.modulation_BD, adapted=False
         )
+        last = len(self.flux.single_transformer_blocks) - 1
         for index, block in enumerate(self.flux.single_transformer_blocks):
             block = cast(FluxSingleTransformerBlock, block)
-            main, condition = self._run(single_block, block, main, condition, joint)
+            shown = running if cache is None else cache.single[index]
+            if index == last and isinstance(shown, Branch):
+                # What the last block would make of the condition goes nowhere.
+                shown = self._run(single_block_view, block, shown, joint.condition_rotary)
+            main, shown = self._run(single_block, block, main, shown, joint)
+            running = shown if cache is None else None
             if identity_BTD is not None and index % self.config.identity.single_interval == 0:
                 written, painted = main.hidden_BLD[:, :words], main.hidden_BLD[:, words:]
-                painted = painted + next(attention)(identity_BTD, painted)
+                painted = painted + next(attention)(identity_BTD, painted, joint.backend)
                 main = Branch(torch.cat([written, painted], dim=1), main.modulation_BD, main.adapted)
         return main.hidden_BLD[:, words:]
 
@@ -182,9 +236,40 @@ class SwapTransformer(nn.Module):
             return self.flux.time_text_embed(timestep, pooled)
         return self.flux.time_text_embed(timestep, torch.full_like(timestep, guidance * 1000), pooled)
 
+    @property
+    def _dtype(self) -> torch.dtype:
+        return self.flux.proj_out.weight.dtype
+
+    def _in_dtype(self, text: TextEmbedding) -> TextEmbedding:
+        return TextEmbedding(text.tokens_BTD.to(self._dtype), text.pooled_BD.to(self._dtype))
+
+    def _rotary(self, ids_L3: Tensor) -> Rotary:
+        return cast(Rotary, self.flux.pos_embed(ids_L3))
+
     @staticmethod
     def _ids(ids_L3: Tensor | None, tokens_BLC: Tensor) -> Tensor:
         if ids_L3 is not None:
             return ids_L3
         side = square_side(tokens_BLC.shape[1])
         return image_position_ids(side, side, tokens_BLC.device)
+
+    @staticmethod
+    def _check_cache(cache: ConditionCache, condition_BLC: Tensor | None, batch: int) -> None:
+        if condition_BLC is not None:
+            raise ValueError("give either condition latents or what was cached of them, not both")
+        if cache.batch != batch:
+            raise ValueError(f"the condition cache holds {cache.batch} rows, the latents {batch}")
+
+
+def adapters_without_gradient(config: SwapModelConfig) -> set[str]:
+    """Return the adapted modules of `flux` that a training step never reaches, by name.
+
+    The last single block's query, hidden and output maps only feed the condition's own output, which nothing
+    reads after that block (the condition's keys, values and modulation there are still seen by the image).
+    Their adapters are in the published files all the same; no gradient ever moves them. Every other adapter
+    gets a gradient in every step that has a condition. (At the very first step that of every `lora_A` is
+    zero, because `lora_B` starts at zero.)
+    """
+    last = f"single_transformer_blocks.{config.transformer.num_single_layers - 1}"
+    names = {f"{last}.{part}" for part in ("attn.to_q", "proj_mlp", "proj_out")}
+    return {name for name in names if re.fullmatch(config.lora.targets, name)}

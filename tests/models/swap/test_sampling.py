@@ -76,9 +76,9 @@ def batch(build_model):
     draw = lambda *shape: torch.randn(*shape, generator=generator)  # noqa: E731
     inputs = Inputs(
         text=model.prompts.prompt(2),
-        condition_BLC=draw(2, 16, 48),
+        condition=draw(2, 16, 48),
         identity_BTD=model.identity_encoder(draw(2, 128)).detach(),
-        black_BLC=draw(1, 16, 48).expand(2, -1, -1),
+        black=draw(1, 16, 48).expand(2, -1, -1),
         unconditional_BTD=model.identity_encoder.unconditional(2).detach(),
     )
     return model, inputs, draw(2, 16, 48)
@@ -97,9 +97,9 @@ def test_guidances_alone_and_together(batch):
     def guided(**scales):
         return guided_velocity(model, inputs, SamplingConfig(**scales))(latents, 0.6)
 
-    full = raw(inputs.condition_BLC, inputs.identity_BTD)
-    black = raw(inputs.black_BLC, inputs.identity_BTD)
-    nobody = raw(inputs.condition_BLC, inputs.unconditional_BTD)
+    full = raw(inputs.condition, inputs.identity_BTD)
+    black = raw(inputs.black, inputs.identity_BTD)
+    nobody = raw(inputs.condition, inputs.unconditional_BTD)
     assert torch.equal(guided(), full)
     close = lambda a, b: torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-5)  # noqa: E731
     close(guided(image_guidance_scale=2.5), black + 2.5 * (full - black))
@@ -110,9 +110,9 @@ def test_guidances_alone_and_together(batch):
     distilled = [
         raw(c, i, 4.0)
         for c, i in (
-            (inputs.condition_BLC, inputs.identity_BTD),
-            (inputs.black_BLC, inputs.identity_BTD),
-            (inputs.condition_BLC, inputs.unconditional_BTD),
+            (inputs.condition, inputs.identity_BTD),
+            (inputs.black, inputs.identity_BTD),
+            (inputs.condition, inputs.unconditional_BTD),
         )
     ]
     everything = guided(guidance_scale=4.0, image_guidance_scale=2.5, id_guidance_scale=3.0)
@@ -124,7 +124,7 @@ def test_guidances_alone_and_together(batch):
 
 def test_guidance_without_its_contrast_is_an_error(batch):
     model, inputs, _ = batch
-    bare = Inputs(text=inputs.text, condition_BLC=None, identity_BTD=None)
+    bare = Inputs(text=inputs.text, condition=None, identity_BTD=None)
     with pytest.raises(ValueError, match="image guidance needs"):
         guided_velocity(model, bare, SamplingConfig(image_guidance_scale=2.0))
     with pytest.raises(ValueError, match="identity guidance needs"):
@@ -140,9 +140,9 @@ def test_the_four_inversion_conditionings(batch):
     }
     assert seen["noID_trgCond"].identity_BTD is inputs.unconditional_BTD
     assert seen["trgID_trgCond"].identity_BTD is own
-    assert seen["noID_noCond"].condition_BLC is None
-    assert seen["trgID_noCond"].condition_BLC is None
-    assert seen["trgID_trgCond"].condition_BLC is inputs.condition_BLC
+    assert seen["noID_noCond"].condition is None
+    assert seen["trgID_noCond"].condition is None
+    assert seen["trgID_trgCond"].condition is inputs.condition
     with pytest.raises(ValueError, match="needs the target's identity"):
         inversion_inputs("trgID_noCond", inputs, None)
 
