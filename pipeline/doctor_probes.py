@@ -186,6 +186,38 @@ def sface(path: str) -> str:
     return f"loaded and ran: embeddings of {SFACE_EMBEDDING_SIZE} numbers"
 
 
+def simswap_arcface(path: str) -> str:
+    """Load SimSwap's ArcFace and embed a black picture."""
+    from models.identity.simswap_arcface import load_simswap_arcface
+
+    return _ran(load_simswap_arcface(path), 112)
+
+
+def ir_se50(path: str) -> str:
+    """Load IR-SE50 and embed a black picture."""
+    from models.identity.ir_se50 import load_ir_se50
+
+    return _ran(load_ir_se50(path), 112)
+
+
+def vgg16(path: str) -> str:
+    """Load VGG16's convolutions and run them on a small black picture."""
+    from models.metrics.lpips import load_vgg_features
+
+    features = load_vgg_features(path)
+    return _ran(lambda pictures: features(pictures)[-1], 64)
+
+
+def lpips_vgg(path: str) -> str:
+    """Load the weights of LPIPS's layers; none may be negative, or a distance could be."""
+    from models.metrics.lpips import load_layer_weights
+
+    values = list(load_layer_weights(path).parameters())
+    if any(bool((value < 0).any()) for value in values):
+        raise RuntimeError("holds a negative weight: no distance")
+    return f"loaded: {sum(value.numel() for value in values)} weights of {len(values)} layers"
+
+
 def _ran(network: Callable[[Any], Any], side: int) -> str:
     """Run a network on one black picture; the numbers must be finite."""
     import torch
@@ -224,6 +256,10 @@ PROBES: Mapping[str, Callable[[str], str]] = {"aesthetic_head_ava": aesthetic_he
         pulid_flux,
         antelopev2,
         sface,
+        simswap_arcface,
+        ir_se50,
+        vgg16,
+        lpips_vgg,
         flux_transformer,
     )
 }

@@ -17,6 +17,9 @@ from models.faces.bisenet import BiSeNet
 from models.faces.deeplab import MMSEG_PREFIXES, DeepLabV3Plus, mmseg_key
 from models.faces.reconstruction.network import BACKBONES, BackboneName, ReconstructionNet
 from models.identity import eva_clip, id_former
+from models.identity.ir_se50 import IrSe50
+from models.identity.simswap_arcface import SimSwapArcFace
+from models.metrics.lpips import LayerWeights, VggFeatures
 from models.swap.config import flux_krea
 from models.swap.identity_attention import identity_attention_layers
 from resources.weights import tables
@@ -82,6 +85,10 @@ MAKERS: Mapping[str, Callable[[], Shapes]] = {
     "aesthetic_head_ava": lambda: _shapes(ClipAesthetics().mlp),
     "eva_clip": lambda: _shapes(eva_clip.EvaClipVision(), eva_clip.PREFIX),
     "pulid_flux": _pulid_flux,
+    "simswap_arcface": lambda: _shapes(SimSwapArcFace()),
+    "ir_se50": lambda: _shapes(IrSe50()),
+    "vgg16": lambda: _shapes(VggFeatures()),
+    "lpips_vgg": lambda: _shapes(LayerWeights()),
 }
 """How each table is made."""
 

@@ -26,7 +26,12 @@ def test_the_committed_tables_are_those_of_the_networks() -> None:
 
 @pytest.mark.parametrize(
     ("name", "tensors", "numbers"),
-    [("pulid_flux", 312, 571_033_600), ("aesthetic_head", 10, 927_969)],
+    [
+        ("pulid_flux", 312, 571_033_600),
+        ("aesthetic_head", 10, 927_969),
+        ("vgg16", 26, 14_714_688),
+        ("lpips_vgg", 5, 1_472),
+    ],
 )
 def test_published_counts(name: str, tensors: int, numbers: int) -> None:
     table = read_table(name)
