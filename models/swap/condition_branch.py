@@ -133,7 +133,7 @@ def rotated(x_BLHD: Tensor, rotary: Rotary) -> Tensor:
     return cast(Tensor, apply_rotary_emb(x_BLHD, cast(Tensor, rotary), sequence_dim=1))
 
 
-def _attend(
+def join_and_attend(
     main: list[Projections], condition: Projections | KeyValue | None, joint: JointAttention
 ) -> tuple[list[Tensor], Tensor | None]:
     """Let the main branches see everything, and the condition everything or itself.
@@ -206,7 +206,7 @@ def double_block(
         shown, condition_rest = _double_start(block, condition, text=False)
     else:
         shown, condition_rest = condition, ()
-    (text_out, image_out), own = _attend([written, painted], shown, joint)
+    (text_out, image_out), own = join_and_attend([written, painted], shown, joint)
     text = _double_end(block, text, text_out, text_rest, text=True)
     image = _double_end(block, image, image_out, image_rest, text=False)
     if isinstance(condition, Branch):
@@ -242,7 +242,7 @@ def single_block(
         shown, condition_rest = _single_start(block, condition)
     else:
         shown, condition_rest = condition, None
-    (main_out,), own = _attend([projections], shown, joint)
+    (main_out,), own = join_and_attend([projections], shown, joint)
     main = _single_end(block, main, main_out, main_rest)
     if isinstance(condition, Branch) and condition_rest is not None:
         condition = _single_end(block, condition, cast(Tensor, own), condition_rest)

@@ -8,17 +8,21 @@ import pytest
 import torch
 from diffusers.schedulers.scheduling_flow_match_euler_discrete import FlowMatchEulerDiscreteScheduler
 
+from models.swap.base import SwapBase
+from models.swap.codec import PatchCodec
 from models.swap.inversion import inversion_inputs, inversion_velocity, invert, partial_sigmas
 from models.swap.sampling import (
     Inputs,
     euler,
     guided_velocity,
+    integrate,
     midpoint,
     noise_rows,
     shift_mu,
     shifted_sigmas,
 )
 from models.swap.sampling_config import SamplingConfig
+from models.swap.swapper import Swapper
 
 
 def _diffusers_sigmas(steps: int, tokens: int) -> torch.Tensor:
@@ -131,6 +135,36 @@ def test_guidance_without_its_contrast_is_an_error(batch):
         guided_velocity(model, bare, SamplingConfig(id_guidance_scale=2.0))
 
 
+def test_the_default_is_the_papers_28_euler_steps_without_guidance():
+    config = SamplingConfig()
+    assert (config.steps, config.second_order, config.second_order_sampling) == (28, False, False)
+    assert (config.guidance_scale, config.image_guidance_scale, config.id_guidance_scale) == (1.0, 1.0, 1.0)
+    assert config.inversion == "noID_trgCond"
+    assert config.shift
+    assert config.passes == 56
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {},
+        {"inversion": None},
+        {"inverse_steps": 2, "second_order": True},
+        {"second_order_sampling": True, "image_guidance_scale": 2.0},
+        {"image_guidance_scale": 2.0, "id_guidance_scale": 0.5, "guidance_scale": 3.0},
+    ],
+    ids=str,
+)
+def test_passes_counts_what_a_swap_runs(build_model, settings):
+    model = build_model()
+    base = SwapBase(model, PatchCodec(model.config.codec), model.config, "0" * 64)
+    counted = []
+    model.register_forward_hook(lambda *_: counted.append(1))
+    sampling = SamplingConfig(steps=3, **settings)
+    Swapper(base).swap(torch.ones(1, 128), torch.ones(1, 16, 48), torch.ones(1, 16, 48), sampling, [0])
+    assert len(counted) == sampling.passes
+
+
 def test_the_four_inversion_conditionings(batch):
     _, inputs, _ = batch
     own = torch.ones(2, 2, 32)
@@ -147,22 +181,77 @@ def test_the_four_inversion_conditionings(batch):
         inversion_inputs("trgID_noCond", inputs, None)
 
 
-@torch.no_grad()
-def test_inversion_round_trip_shrinks_with_steps_and_second_order_is_better(batch):
-    model, inputs, _ = batch
-    latents = torch.randn(2, 16, 48, generator=torch.Generator().manual_seed(9))
-    nobody = inversion_inputs("noID_trgCond", inputs, None)
-    velocity = inversion_velocity(model, nobody, SamplingConfig(id_guidance_scale=5.0))
-    assert torch.equal(velocity(latents, 0.5), guided_velocity(model, nobody, SamplingConfig())(latents, 0.5))
-    errors = {}
-    for steps in (8, 32):
-        sigmas = shifted_sigmas(steps, 16)
+def _slope(steps: list[int], errors: list[float]) -> float:
+    """Order of convergence: minus the slope of log error over log steps."""
+    return -float(np.polyfit(np.log(steps), np.log(errors), 1)[0])
+
+
+def _smooth_field(x: torch.Tensor, sigma: float) -> torch.Tensor:
+    turn = torch.linspace(-1, 1, 36, dtype=torch.float64).reshape(6, 6).sin()
+    return torch.tanh(x @ turn / 2) + math.cos(2 * sigma) * x.flip(-1) / 2 - math.exp(-sigma)
+
+
+def test_inversion_is_of_first_order_by_euler_and_of_second_by_midpoint_steps():
+    start = torch.linspace(-1, 1, 12, dtype=torch.float64).reshape(2, 6)
+    steps = [8, 16, 32, 64, 128]
+    exact = invert(_smooth_field, start, shifted_sigmas(2048, 16).double(), second_order=True)
+    off = {(second, again): [] for second in (False, True) for again in (False, True, None)}
+    for count in steps:
+        sigmas = shifted_sigmas(count, 16).double()
         for second in (False, True):
-            noise = invert(velocity, latents, sigmas, second_order=second)
-            back = (midpoint if second else euler)(velocity, noise, sigmas)
-            errors[steps, second] = float((back - latents).abs().mean())
-    assert errors[32, False] < 0.5 * errors[8, False]
-    assert errors[32, True] < 0.2 * errors[32, False]
+            noise = invert(_smooth_field, start, sigmas, second_order=second)
+            off[second, None].append(float((noise - exact).abs().max()))
+            for again in (False, True):
+                back = integrate(_smooth_field, noise, sigmas, second_order=again)
+                off[second, again].append(float((back - start).abs().max()))
+    # The noise that is found.
+    assert _slope(steps, off[False, None]) == pytest.approx(1, abs=0.1)
+    assert _slope(steps, off[True, None]) == pytest.approx(2, abs=0.1)
+    # The way there and back: as good as the worse way, and better where both are midpoint steps.
+    assert _slope(steps, off[False, False]) == pytest.approx(1, abs=0.1)
+    assert _slope(steps, off[True, False]) == pytest.approx(1, abs=0.1)
+    assert _slope(steps, off[True, True]) == pytest.approx(3, abs=0.15)
+
+
+def test_the_originals_second_order_is_of_first_order():
+    def original(x, sigmas):
+        for here, there in pairwise(sigmas.flip(0).tolist()):
+            step = there - here
+            first = _smooth_field(x, here)
+            # Its second evaluation moves the time and not the place.
+            change = (_smooth_field(x, here + step / 2) - first) / (step / 2)
+            x = x + step * first + step**2 / 2 * change
+        return x
+
+    start = torch.linspace(-1, 1, 12, dtype=torch.float64).reshape(2, 6)
+    exact = invert(_smooth_field, start, shifted_sigmas(2048, 16).double(), second_order=True)
+    steps = [8, 16, 32, 64, 128]
+    errors = [float((original(start, shifted_sigmas(n, 16).double()) - exact).abs().max()) for n in steps]
+    assert _slope(steps, errors) == pytest.approx(1, abs=0.15)
+
+
+@torch.no_grad()
+def test_round_trips_through_the_transformer_have_the_same_orders(build_model):
+    model = build_model(lora=True).double()
+    # A trained network changes slowly with the noise level; random weights on fast sinusoids do not.
+    waves = model.flux.time_text_embed.timestep_embedder.linear_1.weight
+    waves[:, :90] = 0
+    waves[:, 128:218] = 0
+    draw = lambda seed: torch.randn(1, 4, 48, generator=torch.Generator().manual_seed(seed)).double()  # noqa: E731
+    inputs = Inputs(model.prompts.prompt(1), draw(0), model.identity_encoder.unconditional(1))
+    velocity = inversion_velocity(model, inputs, SamplingConfig(id_guidance_scale=5.0))
+    assert torch.equal(
+        velocity(draw(1), 0.5), guided_velocity(model, inputs, SamplingConfig())(draw(1), 0.5)
+    ), "inversion is not guided"
+    steps = [8, 16]
+    for second, order in ((False, 1), (True, 3)):
+        errors = []
+        for count in steps:
+            sigmas = shifted_sigmas(count, 4).double()
+            noise = invert(velocity, draw(1), sigmas, second_order=second)
+            back = integrate(velocity, noise, sigmas, second_order=second)
+            errors.append(float((back - draw(1)).abs().mean()))
+        assert _slope(steps, errors) == pytest.approx(order, abs=0.15)
 
 
 def test_partial_inversion_uses_one_set_of_levels_both_ways():
@@ -172,11 +261,34 @@ def test_partial_inversion_uses_one_set_of_levels_both_ways():
     assert float(part[0]) == float(sigmas[18])
     assert float(part[-1]) == 0.0
     assert partial_sigmas(sigmas, None) is sigmas
-    # With a constant velocity going up and down the same levels is exact, wherever the climb stopped.
-    start = torch.zeros(1, 4, 2)
-    field = lambda x, s: torch.ones_like(x) * 3.0  # noqa: E731
-    top = invert(field, start, part)
-    torch.testing.assert_close(top, torch.full_like(start, 3.0 * float(part[0])))
-    torch.testing.assert_close(euler(field, top, part), start, atol=1e-6, rtol=0)
+    assert torch.equal(partial_sigmas(sigmas, 28), sigmas)
+    # A velocity that depends on the level alone: up and down the same levels by trapezes is exact, so what
+    # remains is a telescope that any other step sizes miss.
+    start = torch.zeros(1, 4, 2, dtype=torch.float64)
+    field = lambda x, s: torch.full_like(x, 3.0 + s)  # noqa: E731
+    top = invert(field, start, part, second_order=True)
+    reached = float(part[0])
+    torch.testing.assert_close(top, torch.full_like(start, 3.0 * reached + reached**2 / 2))
+    torch.testing.assert_close(midpoint(field, top, part), start, atol=1e-9, rtol=0)
+    # The original slices the last levels for the model, and takes step sizes from the head of the list.
+    original = top.clone()
+    for level, size in zip(part[:-1].tolist(), (sigmas[1:] - sigmas[:-1])[:10].tolist(), strict=True):
+        original = original + size * field(original, level)
+    assert float((original - start).abs().max()) > 0.3
     with pytest.raises(ValueError, match="inverse_steps 30 exceeds steps 28"):
         SamplingConfig(inverse_steps=30)
+
+
+@pytest.mark.parametrize("second_order", [False, True])
+def test_a_partial_inversion_of_all_steps_is_the_full_one(build_model, second_order):
+    model = build_model(lora=True)
+    base = SwapBase(model, PatchCodec(model.config.codec), model.config, "0" * 64)
+    draw = lambda *shape: torch.randn(*shape, generator=torch.Generator().manual_seed(2))  # noqa: E731
+    target = draw(2, 16, 48)
+    results = {}
+    for inverse_steps in (None, 4, 1):
+        sampling = SamplingConfig(steps=4, inverse_steps=inverse_steps, second_order=second_order)
+        results[inverse_steps] = Swapper(base).swap(draw(2, 128), 0.5 * target, target, sampling, [1, 2])
+    assert torch.equal(results[None], results[4])
+    nearer, further = ((results[n] - target).abs().mean() for n in (1, 4))
+    assert nearer < further
