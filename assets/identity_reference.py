@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import numpy as np
 import pyarrow as pa
 from pydantic import Field
 
@@ -102,5 +101,5 @@ class ReferenceModel:
             points = torch.from_numpy(points_52)[None].to(self.device)
         else:
             image = square_picture(image, self.config.frame_size)
-        pixels_1HW3 = torch.from_numpy(np.ascontiguousarray(image))[None].to(self.device)
+        pixels_1HW3 = torch.tensor(image, device=self.device)[None]
         return self.encoder.crop(pixels_1HW3.permute(0, 3, 1, 2).float() / 255, points)

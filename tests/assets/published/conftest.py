@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from assets.aesthetics_clip import ClipAestheticsStageConfig, aesthetics_clip_stage
 from assets.condition import ConditionStageConfig, condition_stage
 from assets.identity_pulid import PulidConfig, identity_pulid_stage
+from assets.identity_reference import IdentityReferenceConfig, identity_reference_stage
 from assets.iris import iris_stage
 from assets.landmarks_reconstruction import ReconstructionConfig, landmarks_reconstruction_stage
 from assets.masks_networks import NetworkMasksConfig, masks_networks_stage
@@ -31,7 +32,10 @@ from models.faces.reconstruction.five_points import STANDARD_FIVE_POINTS
 from models.faces.reconstruction.network import ReconstructionNet
 from models.identity.eva_clip import EvaClipVision
 from models.identity.id_former import IdFormer
+from models.identity.ir_se_sizes import IrSeConfig
+from models.identity.loss_networks import FaceEncoderConfig
 from models.identity.network_sizes import EvaClipConfig, IdFormerConfig
+from models.identity.simswap_arcface import SimSwapArcFace
 from resources.weights.entries import HubFolderWeight, HubWeight
 from resources.weights.ledger import Trust, now, record_trust
 from resources.weights.licences import accept
@@ -55,10 +59,11 @@ TOWER = EvaClipConfig(image_size=56, width=32, layers=4, head_dim=8, embedding_d
 ENCODER = IdFormerConfig(
     dim=16, depth=2, heads=2, head_dim=8, id_dim=524, feature_dim=32, scales=2, output_dim=24
 )
+ARCFACE = IrSeConfig(depths=(1, 1, 1, 1), channels=(16, 16, 16, 16), stem_channels=8)
 REVISION = "0123456789abcdef0123456789abcdef01234567"
 ROLES = (
     *("reconstruction_resnet50", "face_model", "face_parser", "visible_face", "clip_vit_l14"),
-    *("aesthetic_head", "eva_clip", "pulid_flux", "antelopev2", "sface"),
+    *("aesthetic_head", "eva_clip", "pulid_flux", "antelopev2", "sface", "simswap_arcface"),
 )
 
 
@@ -72,6 +77,7 @@ def published_graph() -> StageGraph:
             masks_networks_stage(NetworkMasksConfig(parser=PARSER, visible_face=VISIBLE)),
             aesthetics_clip_stage(ClipAestheticsStageConfig(network=CLIP)),
             identity_pulid_stage(PulidConfig(parser=PARSER, tower=TOWER, encoder=ENCODER)),
+            identity_reference_stage(IdentityReferenceConfig(encoder=FaceEncoderConfig(shape=ARCFACE))),
             condition_stage(ConditionStageConfig(size=128)),
         )
     )
@@ -111,6 +117,7 @@ def _write_networks(folder: Path) -> None:
     _converted(folder, "reconstruction_resnet50", reconstruction)
     _converted(folder, "face_parser", parser)
     _converted(folder, "visible_face", {mmseg_name(name): value for name, value in visible.items()})
+    _converted(folder, "simswap_arcface", _random(SimSwapArcFace(ARCFACE), 7))
     _converted(folder, "aesthetic_head", clip.mlp.state_dict())
     _converted(folder, "eva_clip", {f"visual.{name}": value for name, value in tower.items()} | rotary)
     pulid = {f"pulid_encoder.{name}": value for name, value in encoder.items()}
