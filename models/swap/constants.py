@@ -24,7 +24,10 @@ GRADIENT_CLIP = 0.5  # APPLE: global norm
 LORA_RANK = 64  # APPLE, section on implementation; alpha is the same
 TEACHER_IDENTITY_THRESHOLD = 0.35  # APPLE teacher: identity loss only where t <= this
 STUDENT_IDENTITY_THRESHOLD = 0.5  # APPLE student
+BATCH_SIZE = 16  # APPLE: 1 row x 4 accumulated x 4 GPUs
 TEACHER_STEPS = 65_000  # APPLE: 15k without the identity loss, then 50k with it
+FLOW_ONLY_STEPS = 15_000  # APPLE teacher: steps before the identity loss
+VALIDATION_IMAGES = 5  # APPLE: held out of training
 STUDENT_STEPS = 15_000  # APPLE
 PSEUDO_TRIPLETS = 100_000  # APPLE: ordered identity pairs kept
 
@@ -41,8 +44,3 @@ LORA_TARGETS = (
     r"|transformer_blocks\.\d+\.(norm1\.linear|attn\.to_[qkv]|attn\.to_out\.0|ff\.net\.2)"
     r"|single_transformer_blocks\.\d+\.(norm\.linear|attn\.to_[qkv]|proj_mlp|proj_out)"
 )
-
-# Files of a base of full size, beside `transformer/` and `vae/` as diffusers saves them.
-CONFIG_NAME = "swap_model.json"
-IDENTITY_NAME = "identity.safetensors"  # PuLID's file, keys `pulid_ca.<layer>.<part>`; others are left alone
-CONSTANTS_NAME = "constants.safetensors"  # `prompt_tokens`, `prompt_pooled`, `unconditional_tokens`

@@ -1,4 +1,8 @@
-"""Training losses: flow matching, and the identity loss behind a noise gate (APPLE, training section)."""
+"""Training losses: flow matching, and identity loss and LPIPS behind gates on the noise (APPLE, training).
+
+Every loss is given per row, so that a step's sum is the same however its rows are cut into micro batches and
+shared among processes.
+"""
 
 from __future__ import annotations
 
@@ -11,8 +15,20 @@ from torch import Tensor
 
 from models.swap.codec import LatentCodec
 
-FaceEncoder = Callable[[Tensor], Tensor]
-"""Differentiable face embedder: images (B, 3, H, W) in 0..1 -> embeddings (B, D)."""
+FaceEncoder = Callable[[Tensor, Tensor | None], Tensor]
+"""Differentiable face embedder: (images (B, 3, H, W) in 0..1, five points (B, 5, 2) in their pixels or None)
+-> embeddings (B, D). Without points it embeds the whole frame."""
+
+PerceptualDistance = Callable[[Tensor, Tensor], Tensor]
+"""LPIPS or its like: two batches of images (B, 3, H, W) in -1..1 -> distances (B,)."""
+
+
+@dataclass(frozen=True)
+class LossNetworks:
+    """The frozen networks of the gated losses; a recipe that wants a loss needs its network."""
+
+    encode_face: FaceEncoder | None = None
+    perceptual: PerceptualDistance | None = None
 
 
 @dataclass(frozen=True)
@@ -42,30 +58,77 @@ def clean_estimate(noisy_BLC: Tensor, velocity_BLC: Tensor, timestep_B: Tensor) 
     return noisy_BLC - timestep_B[:, None, None] * velocity_BLC
 
 
-def flow_matching_loss(predicted_BLC: Tensor, velocity_BLC: Tensor) -> Tensor:
-    """Return the plain mean squared error of the velocity, a scalar."""
-    return F.mse_loss(predicted_BLC.float(), velocity_BLC.float())
+def flow_matching_losses(predicted_BLC: Tensor, velocity_BLC: Tensor) -> Tensor:
+    """Return each row's plain mean squared error of the velocity, (B,)."""
+    return (predicted_BLC.float() - velocity_BLC.float()).square().mean(dim=(1, 2))
 
 
-def identity_loss(
+@dataclass(frozen=True)
+class GatedLosses:
+    """Identity loss and LPIPS of each row, (B,) float32; 0 where the row is not behind the gate."""
+
+    identity_B: Tensor
+    lpips_B: Tensor
+
+
+def gated_losses(
     clean_BLC: Tensor,
-    timestep_B: Tensor,
-    wanted_BD: Tensor,
-    has_identity_B: Tensor,
+    identity_rows_B: Tensor,
+    lpips_rows_B: Tensor,
     *,
     codec: LatentCodec,
-    encode_face: FaceEncoder,
-    threshold: float,
-) -> Tensor:
-    """Return the mean of 1 - cosine(wanted, embedding of the decoded estimate), a scalar.
+    networks: LossNetworks,
+    reference_BD: Tensor,
+    points_B52: Tensor | None,
+    target_latents_BLC: Tensor,
+) -> GatedLosses:
+    """Return 1 - cosine(reference, embedding) and the LPIPS of the decoded estimates of the named rows.
 
-    Only rows with t <= threshold and with an identity count, and only they are decoded: nothing is decoded
-    when no row needs it, and the loss is then 0. APPLE decodes every row, and keeps the loss where the
-    identity was dropped.
+    Rows that either loss wants are decoded once, no others, and none at all where nothing is wanted. APPLE
+    decodes every row of every step.
+
+    LPIPS compares with the decoded latents of the target, without gradient. The original compares with the
+    photograph's pixels, which differ by what its autoencoder loses; cached latents hold no pixels, and the
+    best that a model of latents can reach is then a loss of 0.
+
+    Args:
+        clean_BLC: estimates of the clean latents, with gradient.
+        identity_rows_B: bool, rows of the identity loss.
+        lpips_rows_B: bool, rows of LPIPS.
+        codec: decodes.
+        networks: the loss's network must be there where one of its rows is True.
+        reference_BD: the loss network's own embedding of the source photograph.
+        points_B52: five points of the target in pixels of the decoded frame; None embeds whole frames.
+        target_latents_BLC: latents of the ground truth.
+
+    Raises:
+        ValueError: the reference embeddings are another network's.
     """
-    rows = torch.nonzero((timestep_B <= threshold) & has_identity_B).flatten()
-    if len(rows) == 0:
-        return clean_BLC.new_zeros(())
-    images_BCHW = codec.decode_differentiable(clean_BLC[rows])
-    embeddings_BD = encode_face(images_BCHW.clamp(0, 1))
-    return (1 - F.cosine_similarity(embeddings_BD.float(), wanted_BD[rows].float(), dim=1)).mean()
+    zeros_B = clean_BLC.new_zeros(len(clean_BLC), dtype=torch.float32)
+    wanted = torch.nonzero(identity_rows_B | lpips_rows_B).flatten()
+    if not len(wanted):
+        return GatedLosses(zeros_B, zeros_B)
+    images_NCHW = codec.decode_differentiable(clean_BLC[wanted]).float()
+    identity_B, lpips_B = zeros_B, zeros_B
+    seen = identity_rows_B[wanted]
+    if bool(seen.any()):
+        assert networks.encode_face is not None  # `train` refuses a recipe whose network lacks
+        rows = wanted[seen]
+        points = None if points_B52 is None else points_B52[rows]
+        embeddings_ND = networks.encode_face(images_NCHW[seen].clamp(0, 1), points)
+        if embeddings_ND.shape[1] != reference_BD.shape[1]:
+            raise ValueError(
+                f"the face network of the identity loss gives {embeddings_ND.shape[1]} numbers, the reference "
+                f"embeddings have {reference_BD.shape[1]}: they must be its own, of the source photographs"
+            )
+        cosines_N = F.cosine_similarity(embeddings_ND.float(), reference_BD[rows].float(), dim=1)
+        identity_B = zeros_B.index_put((rows,), 1 - cosines_N)
+    seen = lpips_rows_B[wanted]
+    if bool(seen.any()):
+        assert networks.perceptual is not None  # as above
+        rows = wanted[seen]
+        with torch.no_grad():
+            truth_NCHW = codec.decode_differentiable(target_latents_BLC[rows]).float().clamp(0, 1)
+        distances_N = networks.perceptual(images_NCHW[seen].clamp(0, 1) * 2 - 1, truth_NCHW * 2 - 1)
+        lpips_B = zeros_B.index_put((rows,), distances_N.float())
+    return GatedLosses(identity_B, lpips_B)

@@ -24,7 +24,7 @@ from models.faces.frame import FaceFrame, face_frame, frame_condition
 from models.identity.embedding import five_points_from_68
 from models.swap.codec import LatentCodec
 from models.swap.config import FrozenConfig, SwapModelConfig
-from models.swap.data import TrainingBatch
+from models.swap.data import Choices, TrainingBatch
 from models.worlds import WORLD_VERSION, Attributes, Identities, render, sample_attributes, sample_identities
 
 CHUNK = 500
@@ -171,11 +171,16 @@ class WorldData:
     def __init__(self, pool: WorldPool, codec: LatentCodec) -> None:
         self._pool, self._codec = pool, codec
 
-    def sample(self, rng: np.random.Generator, batch_size: int) -> TrainingBatch:
-        """Return targets, their scenes' conditions, and a random photo's embedding of each one's person."""
+    def draw(self, rng: np.random.Generator, batch_size: int) -> Choices:
+        """Return (target, photo): the photo of the target's person that its embedding is of."""
+        rows = rng.integers(len(self._pool.targets_NHWC), size=batch_size)
+        photos = rng.integers(self._pool.embeddings_PKD.shape[1], size=batch_size)
+        return np.stack([rows, photos], axis=1)
+
+    def read(self, choices_BK: Choices) -> TrainingBatch:
+        """Return targets, their scenes' conditions, and the photos' embeddings."""
         pool = self._pool
-        rows = rng.integers(len(pool.targets_NHWC), size=batch_size)
-        photos = rng.integers(pool.embeddings_PKD.shape[1], size=batch_size)
+        rows, photos = choices_BK.T
         return TrainingBatch(
             self._codec.encode(pool.targets_NHWC[rows]),
             self._codec.encode(pool.conditions_SHWC[pool.scene_N[rows]]),

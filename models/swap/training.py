@@ -2,43 +2,51 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-import numpy as np
 import torch
 from accelerate import Accelerator
 from accelerate.utils import DistributedDataParallelKwargs
 from torch import Tensor, nn
 
 from models.swap.codec import LatentCodec
-from models.swap.data import TrainingBatch, TrainingData
+from models.swap.data import TrainingData
 from models.swap.lora_files import apply_lora, lora_state
-from models.swap.losses import (
-    FaceEncoder,
-    clean_estimate,
-    flow_matching_loss,
-    flow_sample,
-    identity_loss,
-    logit_normal_timesteps,
+from models.swap.losses import LossNetworks
+from models.swap.optimisers import (
+    MovingAverage,
+    build_optimiser,
+    effective_rate,
+    learning_rate,
+    set_learning_rate,
 )
+from models.swap.processes import agreed
+from models.swap.reading import ReadBatch, read_batches
+from models.swap.step import BatchVelocity, RowLosses, StepRows, draw_step, row_losses
 from models.swap.training_recipe import TrainingRecipe
-from models.swap.training_state import load_latest_state, save_state
+from models.swap.training_state import clear_unfinished_states, load_latest_state, save_state
 from models.swap.transformer import SwapTransformer
+from models.swap.validation import Validation, validation_grid
 
 LOSSES_NAME = "losses.jsonl"
 
 
 @dataclass(frozen=True)
 class StepLosses:
-    """Losses of one step: their weighted sum, and its parts; `gradient_norm` is before clipping."""
+    """Losses of one step over all processes: their weighted sum and its parts.
+
+    `gradient_norm` is before clipping; `learning_rate` what the step moved at.
+    """
 
     total: float
     flow: float
     identity: float
+    lpips: float
     gradient_norm: float
     learning_rate: float
 
@@ -51,70 +59,6 @@ class TrainingResult:
     losses: list[StepLosses]
 
 
-@dataclass(frozen=True)
-class StepDraws:
-    """All that is random in a step besides its batch: noise levels, noise, what is kept (True) or dropped."""
-
-    timestep_B: Tensor
-    noise_BLC: Tensor
-    prompted_B: Tensor
-    conditioned_B: Tensor
-    identified_B: Tensor
-    with_branch: bool
-
-
-class BatchVelocity(nn.Module):
-    """The forward pass of a step, as one module, so that data-parallel wrappers see all trainable weights."""
-
-    def __init__(self, model: SwapTransformer) -> None:
-        super().__init__()
-        self.model = model
-
-    def forward(
-        self,
-        noisy_BLC: Tensor,
-        timestep_B: Tensor,
-        prompted_B: Tensor,
-        condition_BLC: Tensor | None,
-        identity_BD: Tensor,
-    ) -> Tensor:
-        """Return predicted velocities (B, L, C)."""
-        text = self.model.prompts(prompted_B)
-        identity = self.model.identity_encoder(identity_BD)
-        return self.model(noisy_BLC, timestep_B, text, condition_BLC=condition_BLC, identity_BTD=identity)
-
-
-def step_seed(seed: int, step: int, process: int, purpose: int) -> np.random.SeedSequence:
-    """Return the seeds of one purpose (0: data, 1: noise and dropout) of one step on one process."""
-    return np.random.SeedSequence([seed, step, process, purpose])
-
-
-def draw_step(recipe: TrainingRecipe, batch: TrainingBatch, step: int, process: int) -> StepDraws:
-    """Draw the noise and the dropouts of a step from (seed, step, process) alone, on the CPU."""
-    state = step_seed(recipe.seed, step, process, 1).generate_state(1, np.uint64)[0]
-    generator = torch.Generator("cpu").manual_seed(int(state) & (2**63 - 1))
-    rows = len(batch.target_latents_BLC)
-    return StepDraws(
-        timestep_B=logit_normal_timesteps(rows, generator),
-        noise_BLC=torch.randn(batch.target_latents_BLC.shape, generator=generator),
-        prompted_B=torch.rand(rows, generator=generator) >= recipe.text_dropout,
-        conditioned_B=torch.rand(rows, generator=generator) >= recipe.condition_dropout,
-        identified_B=torch.rand(rows, generator=generator) >= recipe.identity_dropout,
-        with_branch=bool(torch.rand((), generator=generator) >= recipe.branch_removal),
-    )
-
-
-def learning_rate(recipe: TrainingRecipe, step: int) -> float:
-    """Return the learning rate of the 1-based step: linear warm-up, then constant or half a cosine."""
-    rate = recipe.learning_rate
-    if step <= recipe.warmup_steps:
-        return rate * step / recipe.warmup_steps
-    if recipe.schedule == "constant":
-        return rate
-    progress = (step - recipe.warmup_steps) / max(1, recipe.steps - recipe.warmup_steps)
-    return rate * 0.5 * (1 + math.cos(math.pi * min(1.0, progress)))
-
-
 def train(
     model: SwapTransformer,
     data: TrainingData,
@@ -123,99 +67,126 @@ def train(
     *,
     codec: LatentCodec,
     black_latents_LC: Tensor,
-    encode_face: FaceEncoder | None = None,
+    networks: LossNetworks | None = None,
+    validation: Validation | None = None,
     initial_lora: Mapping[str, Tensor] | None = None,
     provenance: Mapping[str, str] | None = None,
     device: str = "cpu",
+    read_ahead: int = 1,
+    on_resume: Callable[[list[StepLosses]], None] | None = None,
     on_step: Callable[[int, StepLosses], None] | None = None,
     on_half_saved: Callable[[int], None] | None = None,
 ) -> TrainingResult:
     """Train adapters (or everything) in place, resuming whatever `output_dir` holds of this very run.
 
-    Data of step k come from `data.sample(generator of (seed, k))`, noise and dropout from (seed, k) too.
-    Every `checkpoint_interval` steps, and at the end, weights, optimiser and step are saved atomically;
-    `losses.jsonl` gets a line per step. A killed run started again gives bit-equal weights on the CPU.
+    Every `checkpoint_interval` steps, and at the end, weights, optimiser, moving average and step are saved
+    atomically; `losses.jsonl` gets a line per step. A killed run started again gives bit-equal weights on the
+    CPU. Started by `torchrun` or `accelerate launch`, the processes share the rows of every step, and only
+    the main one writes; all must see the same `output_dir`.
 
     Args:
         model: gets adapters (seeded by the recipe) unless it has them.
         data: where batches come from; it must depend on the given generator alone.
         recipe: how to train.
         output_dir: the run's own folder.
-        codec: decodes estimates for the identity loss.
+        codec: decodes estimates for identity loss and LPIPS, and the pictures of validation.
         black_latents_LC: latents of a black image, what condition dropout shows.
-        encode_face: differentiable embedder of the identity loss; without it the loss is off.
+        networks: the frozen networks of identity loss and LPIPS.
+        validation: what to swap every `validation_interval` steps; None validates nothing.
         initial_lora: adapters to start from (the teacher's, for a student).
         provenance: digests of base and data; a resume with other ones is refused.
         device: "cpu" keeps to the CPU even where there is a GPU; anything else takes accelerate's choice.
+        read_ahead: batches read before their time; decides nothing but waiting.
+        on_resume: called once before the first step with the losses of the steps that are done already.
         on_step: called with the 1-based step and its losses.
         on_half_saved: called with the step whenever a state is half written, so that tests can kill there.
 
     Raises:
-        FloatingPointError: a loss is not finite; names the step.
+        FloatingPointError: a loss is not finite; names the step and the rows.
         ResumeMismatch: `output_dir` belongs to another run.
-        RuntimeError: a GPU was asked for and there is none.
+        ValueError: the recipe wants a loss whose network was not given, or its batch cannot be shared.
+        RuntimeError: a GPU was asked for and there is none, or processes see different folders.
     """
-    output_dir.mkdir(parents=True, exist_ok=True)
+    networks = networks or LossNetworks()
+    _need_networks(recipe, networks)
     parameters = _trainable(model, recipe, initial_lora)
     model.gradient_checkpointing = recipe.gradient_checkpointing
-    # Adapters that only feed the last block's discarded condition output get no gradient: DDP has to be told.
-    accelerator = Accelerator(
-        cpu=device == "cpu", kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=True)]
-    )
+    # Adapters that only feed the last block's discarded condition output never get a gradient, and without
+    # the branch none does: DDP has to look which are in use. Buffers are constants, equal from the start.
+    handler = DistributedDataParallelKwargs(find_unused_parameters=True, broadcast_buffers=False)
+    accelerator = Accelerator(cpu=device == "cpu", mixed_precision="no", kwargs_handlers=[handler])
     if device != "cpu" and accelerator.device.type == "cpu":
         raise RuntimeError(
             f"device {device} was asked for, and accelerate finds none; ask for cpu to train there"
         )
-    optimiser = torch.optim.AdamW(
-        list(parameters.values()), lr=recipe.learning_rate, weight_decay=recipe.weight_decay
-    )
+    optimiser = build_optimiser(recipe, list(parameters.values()))
     forward = BatchVelocity(model).train()
     identity = {"recipe": recipe.model_dump(mode="json"), "config": model.config.model_dump(mode="json")}
     identity |= dict(provenance or {})
     forward, wrapped = accelerator.prepare(forward, optimiser)
-    with accelerator.main_process_first():  # it also clears what a killed run left behind
-        done = load_latest_state(output_dir, identity, parameters, optimiser)
-        losses = _truncate_losses(output_dir / LOSSES_NAME, done)
-    black_1LC = black_latents_LC.to(accelerator.device)[None]
-    process = accelerator.process_index
-    with (output_dir / LOSSES_NAME).open("a", encoding="utf-8") as log:
-        for step in range(done + 1, recipe.steps + 1):
-            rng = np.random.default_rng(step_seed(recipe.seed, step, process, 0))
-            batch = data.sample(rng, recipe.batch_size)
-            draws = draw_step(recipe, batch, step, process)
-            rate = learning_rate(recipe, step)
-            for group in optimiser.param_groups:
-                group["lr"] = rate
-            total, flow, identity_part = _step_loss(
-                forward, batch, draws, recipe, black_1LC, codec=codec, encode_face=encode_face
-            )
-            if not math.isfinite(float(total.detach())):
-                raise FloatingPointError(
-                    f"loss of step {step} is {float(total.detach())}; lower the learning rate"
-                )
+    average = None if recipe.ema_decay is None else MovingAverage(parameters, recipe.ema_decay)
+    with accelerator.main_process_first():
+        output_dir.mkdir(parents=True, exist_ok=True)
+        if accelerator.is_main_process:
+            clear_unfinished_states(output_dir)
+        done = load_latest_state(output_dir, identity, parameters, optimiser, average)
+        losses = _truncate_losses(output_dir / LOSSES_NAME, done, write=accelerator.is_main_process)
+    if not agreed(done):
+        raise RuntimeError(
+            f"processes found training states of different steps under {output_dir}; "
+            "give all machines one shared folder"
+        )
+    if on_resume is not None:
+        on_resume(losses)
+    loop = _Loop(accelerator, forward, recipe, codec, networks, black_latents_LC.to(accelerator.device)[None])
+    steps = range(done + 1, recipe.steps + 1)
+    with contextlib.ExitStack() as stack:
+        log = None
+        if accelerator.is_main_process:
+            log = stack.enter_context((output_dir / LOSSES_NAME).open("a", encoding="utf-8"))
+        for read in read_batches(data, recipe, loop.rows, steps, ahead=read_ahead):
+            step = read.step
+            set_learning_rate(optimiser, learning_rate(recipe, step))
             wrapped.zero_grad(set_to_none=True)
-            accelerator.backward(total)
+            sums = loop.gradients(read)
             norm = accelerator.clip_grad_norm_(list(parameters.values()), recipe.gradient_clip)
             wrapped.step()
-            numbers = StepLosses(
-                float(total.detach()),
-                float(flow.detach()),
-                float(identity_part.detach()),
-                float(norm or 0.0),
-                rate,
-            )
+            if average is not None:
+                average.update(step)
+            numbers = StepLosses(*sums, float(norm or 0.0), effective_rate(optimiser))
             losses.append(numbers)
-            if accelerator.is_main_process:
+            if log is not None:
                 log.write(json.dumps({"step": step, **asdict(numbers)}) + "\n")
-                if step % recipe.checkpoint_interval == 0 or step == recipe.steps:
-                    log.flush()
-                    save_state(output_dir, step, identity, parameters, optimiser, on_half_saved)
+            interval = recipe.validation_interval
+            if validation is not None and interval is not None and step % interval == 0:
+                _validate(model, codec, validation, average, accelerator, recipe.seed, step)
+            if log is not None and (step % recipe.checkpoint_interval == 0 or step == recipe.steps):
+                log.flush()
+                save_state(output_dir, step, identity, parameters, optimiser, average, on_half_saved)
             if on_step is not None:
                 on_step(step, numbers)
     model.eval()
+    if average is not None:
+        average.copy_to_parameters()
     if recipe.trainable == "lora":
         return TrainingResult(lora_state(model), losses)
     return TrainingResult({name: value.detach().cpu().clone() for name, value in parameters.items()}, losses)
+
+
+def _need_networks(recipe: TrainingRecipe, networks: LossNetworks) -> None:
+    """Refuse a recipe that wants a loss which cannot be computed."""
+    if recipe.needs_identity_network and networks.encode_face is None:
+        raise ValueError(
+            f"the recipe has an identity loss (identity_loss_weight {recipe.identity_loss_weight} from step "
+            f"{recipe.identity_loss_start + 1} on), and no face network was given: configure one of the "
+            "roles simswap_arcface, ir_se50, dlib_resnet, or set identity_loss_weight to 0"
+        )
+    if recipe.needs_perceptual_network and networks.perceptual is None:
+        raise ValueError(
+            f"the recipe has an LPIPS loss (lpips_weight {recipe.lpips_weight} from step "
+            f"{recipe.lpips_start + 1} on), and no network was given: configure the roles vgg16 and "
+            "lpips_vgg, or set lpips_weight to 0"
+        )
 
 
 def _trainable(
@@ -237,52 +208,102 @@ def _trainable(
     return parameters
 
 
-def _step_loss(
-    forward: nn.Module,
-    batch: TrainingBatch,
-    draws: StepDraws,
-    recipe: TrainingRecipe,
-    black_1LC: Tensor,
-    *,
+class _Loop:
+    """What stays the same from step to step in one process."""
+
+    def __init__(
+        self,
+        accelerator: Accelerator,
+        forward: nn.Module,
+        recipe: TrainingRecipe,
+        codec: LatentCodec,
+        networks: LossNetworks,
+        black_1LC: Tensor,
+    ) -> None:
+        processes = accelerator.num_processes
+        if recipe.batch_size % processes:
+            raise ValueError(
+                f"a batch of {recipe.batch_size} rows cannot be shared equally by {processes} processes; "
+                "start a number of processes that divides it"
+            )
+        share = recipe.batch_size // processes
+        self.rows = range(accelerator.process_index * share, (accelerator.process_index + 1) * share)
+        self._accelerator, self._forward, self._recipe = accelerator, forward, recipe
+        self._codec, self._networks, self._black_1LC = codec, networks, black_1LC
+
+    def gradients(self, read: ReadBatch) -> tuple[float, float, float, float]:
+        """Accumulate one step's gradients; return total, flow, identity and LPIPS loss over all processes."""
+        recipe, accelerator = self._recipe, self._accelerator
+        draws = draw_step(recipe, read.step)
+        own = StepRows(read.batch, self.rows, recipe.micro_batch_size or len(self.rows))
+        cuts = list(own.cuts())
+        sums = torch.zeros(3, device=accelerator.device)
+        for number, (batch, rows) in enumerate(cuts, start=1):
+            last = number == len(cuts)
+            # gradients travel between processes once a step, with the last micro batch
+            with contextlib.nullcontext() if last else accelerator.no_sync(self._forward):
+                losses = row_losses(
+                    self._forward,
+                    batch,
+                    rows,
+                    read.step,
+                    draws,
+                    recipe,
+                    self._black_1LC,
+                    codec=self._codec,
+                    networks=self._networks,
+                )
+                total_B = losses.total_B(recipe)
+                self._need_finite(read, rows, total_B)
+                # DDP averages over processes, and each row's loss is divided by the whole batch already
+                accelerator.backward(total_B.sum() * accelerator.num_processes)
+            sums += _sums(losses)
+        flow, identity, lpips = accelerator.reduce(sums, "sum").tolist()  # type: ignore[union-attr] -- a tensor in, a tensor out
+        total = flow + recipe.identity_loss_weight * identity + recipe.lpips_weight * lpips
+        return total, flow, identity, lpips
+
+    def _need_finite(self, read: ReadBatch, rows: range, total_B: Tensor) -> None:
+        finite = torch.isfinite(total_B.detach()).tolist()
+        if all(finite):
+            return
+        bad = [row for row, good in zip(rows, finite, strict=True) if not good]
+        drawn = [read.choices_BK[row - self.rows.start].tolist() for row in bad]
+        value = float(total_B.detach().sum())
+        hint = "lower the learning rate" if math.isinf(value) else "lower it, or look at these rows"
+        raise FloatingPointError(
+            f"loss of step {read.step} is {value} in rows {bad} of its batch (drawn as {drawn}); {hint}"
+        )
+
+
+def _sums(losses: RowLosses) -> Tensor:
+    parts = (losses.flow_B, losses.identity_B, losses.lpips_B)
+    return torch.stack([part.detach().sum() for part in parts])
+
+
+def _validate(
+    model: SwapTransformer,
     codec: LatentCodec,
-    encode_face: FaceEncoder | None,
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Return total, flow and identity loss of one batch."""
-    device = black_1LC.device
-    timestep = draws.timestep_B.to(device)
-    sample = flow_sample(batch.target_latents_BLC.to(device), draws.noise_BLC.to(device), timestep)
-    identified = draws.identified_B.to(device)
-    embedding = batch.identity_BD.to(device)
-    condition = None
-    if draws.with_branch:
-        conditioned = draws.conditioned_B.to(device)[:, None, None]
-        condition = torch.where(conditioned, batch.condition_latents_BLC.to(device), black_1LC)
-    predicted = forward(
-        sample.noisy_BLC, timestep, draws.prompted_B.to(device), condition, embedding * identified[:, None]
-    )
-    flow = flow_matching_loss(predicted, sample.velocity_BLC)
-    if encode_face is None or recipe.identity_loss_weight == 0:
-        return flow, flow, flow.new_zeros(())
-    likeness = identity_loss(
-        clean_estimate(sample.noisy_BLC, predicted, timestep),
-        timestep,
-        embedding,
-        identified,
-        codec=codec,
-        encode_face=encode_face,
-        threshold=recipe.identity_loss_threshold,
-    )
-    return flow + recipe.identity_loss_weight * likeness, flow, likeness
+    validation: Validation,
+    average: MovingAverage | None,
+    accelerator: Accelerator,
+    seed: int,
+    step: int,
+) -> None:
+    with contextlib.nullcontext() if average is None else average.applied():
+        grid = validation_grid(model, codec, validation, device=accelerator.device, seed=seed)
+    if accelerator.is_main_process:
+        validation.on_grid(step, grid)
 
 
-def _truncate_losses(path: Path, steps: int) -> list[StepLosses]:
+def _truncate_losses(path: Path, steps: int, *, write: bool) -> list[StepLosses]:
     """Cut the log back to its first `steps` lines (a killed run is ahead of its state) and return them."""
     lines = path.read_text(encoding="utf-8").splitlines()[:steps] if path.exists() else []
     if len(lines) < steps:
         raise ValueError(
             f"{path} has {len(lines)} lines, the saved state is at step {steps}; delete the run's folder"
         )
-    path.write_text("".join(line + "\n" for line in lines), encoding="utf-8")
+    if write:
+        path.write_text("".join(line + "\n" for line in lines), encoding="utf-8")
     losses = []
     for line in lines:
         numbers = json.loads(line)

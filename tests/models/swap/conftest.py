@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
 
 from models.swap import config as swap_config
+from models.swap.codec import PatchCodec
 from models.swap.config import SwapModelConfig
+from models.swap.data import TeacherData
+from models.swap.training import train
+from models.swap.training_recipe import TrainingRecipe
 from models.swap.transformer import SwapTransformer
 
 
@@ -68,3 +74,33 @@ def build_vae():
         return AutoencoderKL(**sizes).eval()
 
     return build
+
+
+@pytest.fixture
+def patch_codec() -> PatchCodec:
+    """The smoke config's codec, fitted to noise."""
+    codec = PatchCodec(swap_config.smoke().codec)
+    codec.fit(np.random.default_rng(1).integers(0, 256, (40, 32, 32, 3), dtype=np.uint8))
+    return codec
+
+
+@pytest.fixture
+def teacher_data() -> TeacherData:
+    """Three photos of each of six people; a condition is its target, paler."""
+    rng = np.random.default_rng(0)
+    people = np.repeat(np.arange(6), 3)
+    faces = rng.standard_normal((6, 128))
+    targets = rng.standard_normal((18, 16, 48)) * 0.3 + rng.standard_normal((6, 16, 48))[people]
+    conditions = (targets * 0.7).astype(np.float16)
+    return TeacherData(targets, conditions, faces[people] + 0.05 * rng.standard_normal((18, 128)), people)
+
+
+@pytest.fixture
+def run_training(patch_codec: PatchCodec, teacher_data: TeacherData):
+    """Return `train` with data, codec and black latents filled in."""
+
+    def run(model: SwapTransformer, output_dir: Path, recipe: TrainingRecipe, **options: Any):
+        given = {"codec": patch_codec, "black_latents_LC": torch.zeros(16, 48), **options}
+        return train(model, given.pop("data", teacher_data), recipe, output_dir, **given)
+
+    return run

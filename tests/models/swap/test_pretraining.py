@@ -54,8 +54,8 @@ def test_pool_holds_exact_swaps_of_three_people_per_scene(pool):
 def test_world_data_takes_the_identity_from_the_targets_person(pool):
     _, codec = fresh_base(swap_config.tiny(), pool, 0)
     data = WorldData(pool, codec)
-    batch = data.sample(np.random.default_rng(1), 50)
-    again = data.sample(np.random.default_rng(1), 50)
+    batch = data.read(data.draw(np.random.default_rng(1), 50))
+    again = data.read(data.draw(np.random.default_rng(1), 50))
     assert torch.equal(batch.target_latents_BLC, again.target_latents_BLC)
     latents = codec.encode(pool.targets_NHWC)
     for row in range(50):

@@ -1,57 +1,41 @@
 from __future__ import annotations
 
 import json
-import runpy
-import signal
-import subprocess
-import sys
-import textwrap
 
 import numpy as np
 import pytest
 import torch
+from pydantic import ValidationError
+from safetensors.torch import load_file
 
 from models.swap import config as swap_config
-from models.swap.codec import PatchCodec
-from models.swap.data import StudentData, TeacherData, TrainingBatch
-from models.swap.losses import clean_estimate, flow_matching_loss, flow_sample, identity_loss
-from models.swap.training import draw_step, learning_rate, train
+from models.swap.data import TeacherData, TrainingBatch
+from models.swap.losses import LossNetworks
+from models.swap.optimisers import learning_rate
+from models.swap.step import draw_noise, draw_step
+from models.swap.training import LOSSES_NAME
 from models.swap.training_recipe import TrainingRecipe
-from models.swap.training_state import ResumeMismatch, states_folder
+from models.swap.training_state import states_folder
 from models.swap.transformer import SwapTransformer
 
 RECIPE = TrainingRecipe(steps=12, batch_size=4, learning_rate=1e-2, checkpoint_interval=5, seed=3)
 
 
-def _data() -> TeacherData:
-    rng = np.random.default_rng(0)
-    people = np.repeat(np.arange(6), 3)
-    faces = rng.standard_normal((6, 128))
-    targets = rng.standard_normal((18, 16, 48)) * 0.3 + rng.standard_normal((6, 16, 48))[people]
-    conditions = targets * 0.7
-    return TeacherData(
-        targets, conditions.astype(np.float16), faces[people] + 0.05 * rng.standard_normal((18, 128)), people
-    )
-
-
-def _codec() -> PatchCodec:
-    codec = PatchCodec(swap_config.smoke().codec)
-    codec.fit(np.random.default_rng(1).integers(0, 256, (40, 32, 32, 3), dtype=np.uint8))
-    return codec
-
-
-def _train(model, output_dir, recipe=RECIPE, **options):
-    return train(
-        model, _data(), recipe, output_dir, codec=_codec(), black_latents_LC=torch.zeros(16, 48), **options
-    )
-
-
-def test_training_moves_only_the_adapters_and_lowers_the_loss(build_model, tmp_path):
+def test_training_moves_only_the_adapters_and_lowers_the_loss(build_model, run_training, tmp_path):
     model = build_model()
     before = {name: value.clone() for name, value in model.state_dict().items()}
     seen = []
     recipe = RECIPE.model_copy(update={"steps": 60, "schedule": "cosine", "warmup_steps": 5})
-    result = _train(model, tmp_path, recipe, on_step=lambda step, losses: seen.append((step, losses.total)))
+    random_states = []
+    result = run_training(
+        model,
+        tmp_path,
+        recipe,
+        on_step=lambda step, losses: seen.append((step, losses.total)),
+        on_resume=lambda losses: random_states.append(torch.get_rng_state()),
+    )
+    # nothing draws from the global generator, so it is no part of the state
+    assert torch.equal(torch.get_rng_state(), random_states[0])
     after = {name.replace(".base_layer", ""): value for name, value in model.state_dict().items()}
     for name, value in before.items():
         assert torch.equal(value, after[name]), name
@@ -59,7 +43,7 @@ def test_training_moves_only_the_adapters_and_lowers_the_loss(build_model, tmp_p
     early = np.mean([losses.flow for losses in result.losses[:10]])
     late = np.mean([losses.flow for losses in result.losses[-10:]])
     assert late < 0.9 * early
-    logged = [json.loads(line) for line in (tmp_path / "losses.jsonl").read_text().splitlines()]
+    logged = [json.loads(line) for line in (tmp_path / LOSSES_NAME).read_text().splitlines()]
     assert [line["step"] for line in logged] == list(range(1, 61))
     assert logged[-1]["flow"] == result.losses[-1].flow
     assert set(result.lora_state) == {
@@ -69,124 +53,57 @@ def test_training_moves_only_the_adapters_and_lowers_the_loss(build_model, tmp_p
     assert len(moved) == 13 - 3
 
 
-class Stop(Exception):
-    pass
-
-
-def test_interrupted_training_resumes_bit_for_bit(build_model, tmp_path):
-    whole = _train(build_model(), tmp_path / "whole")
-
-    def stop(step, losses):
-        if step == 8:
-            raise Stop
-
-    with pytest.raises(Stop):
-        _train(build_model(), tmp_path / "broken", on_step=stop)
-    steps = []
-    resumed = _train(build_model(), tmp_path / "broken", on_step=lambda step, losses: steps.append(step))
-    assert steps == list(range(6, 13))
-    assert resumed.losses == whole.losses
-    for name, value in whole.lora_state.items():
-        assert torch.equal(value, resumed.lora_state[name]), name
-    kept = sorted(path.name for path in states_folder(tmp_path / "broken").iterdir())
-    assert kept == ["step_00000010", "step_00000012"]
-
-
-def test_killed_process_resumes_bit_for_bit(tmp_path, monkeypatch):
-    script = tmp_path / "run.py"
-    script.write_text(
-        textwrap.dedent(
-            """
-            import os, signal, sys
-            from pathlib import Path
-            import numpy as np, torch
-            from models.swap import config
-            from models.swap.codec import PatchCodec
-            from models.swap.data import TrainingBatch
-            from models.swap.training import train
-            from models.swap.training_recipe import TrainingRecipe
-            from models.swap.transformer import SwapTransformer
-
-            torch.set_num_threads(1)
-            class Data:
-                def sample(self, rng, batch_size):
-                    x = torch.from_numpy(rng.standard_normal((batch_size, 16, 48))).float()
-                    face = torch.from_numpy(rng.standard_normal((batch_size, 128))).float()
-                    return TrainingBatch(x, x * 0.5, face)
-
-            torch.manual_seed(0)
-            model = SwapTransformer(config.smoke())
-            recipe = TrainingRecipe(steps=9, batch_size=2, checkpoint_interval=4, learning_rate=1e-2)
-            def on_step(step, losses):
-                if len(sys.argv) > 2 and step == int(sys.argv[2]):
-                    os.kill(os.getpid(), signal.SIGKILL)
-            result = train(model, Data(), recipe, Path(sys.argv[1]), codec=PatchCodec(config.smoke().codec),
-                           black_latents_LC=torch.zeros(16, 48), on_step=on_step)
-            torch.save(result.lora_state, Path(sys.argv[1]) / "end.pt")
-            """
-        )
-    )
-
-    def run_here(folder: str) -> None:
-        monkeypatch.setattr(sys, "argv", [str(script), str(tmp_path / folder)])
-        runpy.run_path(str(script))
-
-    run_here("whole")
-    command = [sys.executable, str(script), str(tmp_path / "killed"), "6"]
-    assert subprocess.run(command, check=False, timeout=200).returncode == -signal.SIGKILL
-    assert not (tmp_path / "killed" / "end.pt").exists()
-    # A writer killed half-way leaves an unfinished folder, which must neither be taken for a state nor stay.
-    unfinished = tmp_path / "killed" / "resume" / ".unfinished-1-aa"
-    unfinished.mkdir()
-    run_here("killed")
-    assert not unfinished.exists()
-    whole, resumed = (torch.load(tmp_path / name / "end.pt") for name in ("whole", "killed"))
-    for name, value in whole.items():
-        assert torch.equal(value, resumed[name]), name
-    logs = [(tmp_path / name / "losses.jsonl").read_text() for name in ("whole", "killed")]
-    assert logs[0] == logs[1]
-
-
-def test_another_runs_folder_is_refused(build_model, tmp_path):
-    _train(build_model(), tmp_path, RECIPE.model_copy(update={"steps": 2}), provenance={"base": "a"})
-    with pytest.raises(ResumeMismatch, match="differs in base, recipe"):
-        _train(build_model(), tmp_path, RECIPE, provenance={"base": "b"})
-
-
-def test_a_missing_gpu_is_an_error(build_model, tmp_path, monkeypatch):
+def test_a_missing_gpu_is_an_error(build_model, run_training, tmp_path, monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     with pytest.raises(RuntimeError, match="device cuda was asked for"):
-        _train(build_model(), tmp_path, device="cuda")
+        run_training(build_model(), tmp_path, RECIPE, device="cuda")
 
 
-def test_everything_can_be_trained(build_model, tmp_path):
+def test_everything_can_be_trained(build_model, run_training, tmp_path):
     model = build_model()
     before = model.flux.proj_out.weight.detach().clone()
-    recipe = RECIPE.model_copy(update={"steps": 2, "trainable": "everything", "branch_removal": 0.5})
-    result = _train(model, tmp_path, recipe)
+    recipe = TrainingRecipe(
+        **RECIPE.model_dump() | {"steps": 2, "trainable": "everything", "branch_removal": 0.5}
+    )
+    result = run_training(model, tmp_path, recipe)
     assert not torch.equal(before, result.lora_state["flux.proj_out.weight"])
     assert set(result.lora_state) == {name for name, _ in model.named_parameters()}
 
 
-def test_a_loss_that_is_not_finite_stops_with_its_step(build_model, tmp_path):
-    model = build_model()
-    model.flux.proj_out.bias.data.fill_(float("nan"))
-    with pytest.raises(FloatingPointError, match="loss of step 1 is nan"):
-        _train(model, tmp_path)
+def test_a_loss_that_is_not_finite_stops_with_its_step_and_rows(build_model, run_training, tmp_path):
+    class Data:
+        def draw(self, rng, batch_size):
+            return np.arange(batch_size)[:, None] + 40
+
+        def read(self, choices):
+            latents = torch.zeros(len(choices), 16, 48)
+            latents[2] = float("nan")
+            return TrainingBatch(latents, torch.zeros_like(latents), torch.zeros(len(choices), 128))
+
+    recipe = RECIPE.model_copy(update={"micro_batch_size": 3})
+    message = r"loss of step 1 is nan in rows \[2\] of its batch \(drawn as \[\[42\]\]\)"
+    with pytest.raises(FloatingPointError, match=message):
+        run_training(build_model(), tmp_path, recipe, data=Data())
 
 
-def test_draws_depend_on_seed_and_step_alone():
-    batch = TrainingBatch(torch.zeros(5000, 1, 1), torch.zeros(5000, 1, 1), torch.zeros(5000, 1))
-    first, again = draw_step(RECIPE, batch, 4, 0), draw_step(RECIPE, batch, 4, 0)
-    assert torch.equal(first.noise_BLC, again.noise_BLC)
-    for other in (draw_step(RECIPE, batch, 5, 0), draw_step(RECIPE, batch, 4, 1)):
-        assert not torch.equal(first.noise_BLC, other.noise_BLC)
+def test_draws_depend_on_seed_step_and_row_alone():
+    recipe = TrainingRecipe(batch_size=5000, seed=3, proxy_reconstruction=0.5)
+    first, again = draw_step(recipe, 4), draw_step(recipe, 4)
+    assert torch.equal(first.timestep_B, again.timestep_B)
+    assert not torch.equal(first.timestep_B, draw_step(recipe, 5).timestep_B)
     for kept in (first.prompted_B, first.conditioned_B, first.identified_B):
         assert float(kept.float().mean()) == pytest.approx(0.9, abs=0.02)
+    assert float(first.proxied_B.float().mean()) == pytest.approx(0.5, abs=0.03)
     assert not torch.equal(first.prompted_B, first.conditioned_B)
     # sigmoid of a standard normal: median 1/2, and P(t <= 0.35) = Phi(logit 0.35) = 0.268
     assert float(first.timestep_B.median()) == pytest.approx(0.5, abs=0.02)
     assert float((first.timestep_B <= 0.35).float().mean()) == pytest.approx(0.268, abs=0.02)
+    shape = torch.Size((16, 48))
+    noise = draw_noise(recipe, 4, range(8), shape)
+    assert torch.equal(noise[3:6], draw_noise(recipe, 4, range(3, 6), shape))
+    assert not torch.equal(noise, draw_noise(recipe, 5, range(8), shape))
+    assert not torch.equal(noise[0], noise[1])
+    assert float(noise.std()) == pytest.approx(1.0, abs=0.03)
 
 
 def test_learning_rate_schedule():
@@ -200,124 +117,186 @@ def test_learning_rate_schedule():
     assert learning_rate(RECIPE, 12) == RECIPE.learning_rate
 
 
-def test_flow_sample_and_its_inverse():
-    x, noise = torch.tensor([[[2.0]], [[4.0]]]), torch.tensor([[[10.0]], [[0.0]]])
-    sample = flow_sample(x, noise, torch.tensor([0.25, 0.5]))
-    assert sample.noisy_BLC.flatten().tolist() == [4.0, 2.0]
-    assert sample.velocity_BLC.flatten().tolist() == [8.0, -4.0]
-    torch.testing.assert_close(clean_estimate(sample.noisy_BLC, sample.velocity_BLC, sample.timestep_B), x)
-    assert float(flow_matching_loss(sample.velocity_BLC + 3, sample.velocity_BLC)) == pytest.approx(9.0)
+def test_recipes_that_make_no_sense_are_refused():
+    with pytest.raises(ValidationError, match="a factor on the rate prodigy finds; set it to 1"):
+        TrainingRecipe(optimiser="prodigy")
+    with pytest.raises(ValidationError, match="leaves a LoRA nothing to learn"):
+        TrainingRecipe(branch_removal=0.1)
 
 
-class CountingCodec(PatchCodec):
-    """The real codec, remembering how many rows it decoded."""
-
-    decoded = 0
-
-    def decode_differentiable(self, latents_NLC):
-        self.decoded += len(latents_NLC)
-        return super().decode_differentiable(latents_NLC)
-
-
-def test_identity_loss_decodes_only_rows_that_need_it():
-    codec = CountingCodec(swap_config.smoke().codec)
-    codec.load_state_dict(_codec().state_dict())
-    encode = lambda images: images.mean(dim=(2, 3))  # noqa: E731
-    images = np.random.default_rng(2).integers(0, 256, (4, 32, 32, 3), dtype=np.uint8)
-    latents = codec.encode(images).requires_grad_(True)
-    wanted = torch.eye(3)[[0, 1, 2, 0]]
-    time, has = torch.tensor([0.1, 0.9, 0.3, 0.2]), torch.tensor([True, True, True, False])
-    loss = identity_loss(latents, time, wanted, has, codec=codec, encode_face=encode, threshold=0.35)
-    assert codec.decoded == 2
-    means = codec.decode(latents).mean(axis=(1, 2)) / 255
-    cosines = [means[row] @ wanted[row].numpy() / np.linalg.norm(means[row]) for row in (0, 2)]
-    assert float(loss.detach()) == pytest.approx(1 - np.mean(cosines), abs=2e-3)
-    loss.backward()
-    assert latents.grad is not None
-    moved = latents.grad.abs().amax(dim=(1, 2)) > 0
-    assert moved.tolist() == [True, False, True, False]
-    none = identity_loss(latents, time, wanted, has, codec=codec, encode_face=encode, threshold=0.05)
-    assert float(none) == 0
-    assert codec.decoded == 2 + 4
+def test_the_defaults_are_the_papers_teacher():
+    recipe = TrainingRecipe()
+    expected = {
+        "steps": 65_000,
+        "batch_size": 16,
+        "optimiser": "adamw",
+        "learning_rate": 1e-4,
+        "weight_decay": 1e-3,
+        "schedule": "constant",
+        "warmup_steps": 0,
+        "gradient_clip": 0.5,
+        "ema_decay": None,
+        "identity_loss_start": 15_000,
+        "identity_loss_threshold": 0.35,
+        "lpips_threshold": 0.35,
+        "text_dropout": 0.1,
+        "condition_dropout": 0.1,
+        "identity_dropout": 0.1,
+        "checkpoint_interval": 250,
+        "validation_interval": 250,
+        "validation_images": 5,
+        "proxy_reconstruction": 0.0,
+    }
+    assert {name: getattr(recipe, name) for name in expected} == expected
 
 
-def test_the_identity_loss_reaches_the_adapters(build_model, tmp_path):
-    encode = lambda images: images.mean(dim=(2, 3)) - 0.5  # noqa: E731
-    options = {"identity_loss_threshold": 1.0, "steps": 60, "identity_loss_weight": 30.0}
-    recipe = RECIPE.model_copy(update={**options, "identity_dropout": 0.0, "learning_rate": 3e-3})
-
-    class Red:
-        def sample(self, rng, batch_size):
-            batch = _data().sample(rng, batch_size)
-            face = torch.zeros(batch_size, 128)
-            face[:, 0] = 1.0
-            return TrainingBatch(batch.target_latents_BLC, batch.condition_latents_BLC, face)
-
-    first_three = lambda images: torch.nn.functional.pad(encode(images), (0, 125))  # noqa: E731
-    losses = train(
-        build_model(),
-        Red(),
-        recipe,
-        tmp_path,
-        codec=_codec(),
-        black_latents_LC=torch.zeros(16, 48),
-        encode_face=first_three,
-    ).losses
-    assert losses[0].total == pytest.approx(losses[0].flow + 30.0 * losses[0].identity, rel=1e-5)
-    assert np.mean([x.identity for x in losses[-8:]]) < 0.8 * np.mean([x.identity for x in losses[:8]])
+@pytest.mark.parametrize(
+    ("lacking", "roles"),
+    [
+        ({"identity_loss_start": 0, "lpips_weight": 0.0}, "simswap_arcface, ir_se50, dlib_resnet"),
+        ({"lpips_start": 0, "identity_loss_weight": 0.0}, "vgg16 and lpips_vgg"),
+    ],
+)
+def test_a_loss_without_its_network_is_refused(build_model, run_training, tmp_path, lacking, roles):
+    with pytest.raises(ValueError, match=roles):
+        run_training(build_model(), tmp_path, RECIPE.model_copy(update=lacking))
+    assert not list(tmp_path.iterdir())
 
 
-def test_gradient_checkpointing_gives_the_same_run(build_model, tmp_path):
-    plain = _train(build_model(), tmp_path / "a", RECIPE.model_copy(update={"steps": 2}))
+def _first_colours(images, points):
+    return torch.nn.functional.pad(images.mean(dim=(2, 3)) - 0.5, (0, 125))
+
+
+class Red:
+    """The teacher's data with one identity for all: a reference that wants red pictures."""
+
+    def __init__(self, data):
+        self._data = data
+
+    def draw(self, rng, batch_size):
+        return self._data.draw(rng, batch_size)
+
+    def read(self, choices):
+        batch = self._data.read(choices)
+        reference = torch.zeros(len(choices), 128)
+        reference[:, 0] = 1.0
+        fields = (batch.target_latents_BLC, batch.condition_latents_BLC, batch.identity_BD)
+        return type(batch)(*fields, reference_BD=reference)
+
+
+def test_both_gated_losses_reach_the_adapters(build_model, run_training, teacher_data, tmp_path):
+    weights = {"identity_loss_weight": 30.0, "lpips_weight": 0.5}
+    options = {"identity_loss_threshold": 1.0, "steps": 60, "identity_dropout": 0.0, "learning_rate": 3e-3}
+    starts = {"identity_loss_start": 2, "lpips_start": 1, "lpips_threshold": 0.6}
+    recipe = RECIPE.model_copy(update={**options, **starts, **weights})
+    networks = LossNetworks(_first_colours, lambda a, b: (a - b).abs().mean(dim=(1, 2, 3)))
+    losses = run_training(build_model(), tmp_path, recipe, data=Red(teacher_data), networks=networks).losses
+    assert [bool(item.identity) for item in losses[:4]] == [False, False, True, True]
+    assert losses[0].lpips == 0 < max(item.lpips for item in losses[1:4])
+    for item in losses:
+        assert item.total == pytest.approx(item.flow + 30 * item.identity + 0.5 * item.lpips, rel=1e-5)
+    assert np.mean([x.identity for x in losses[-8:]]) < 0.8 * np.mean([x.identity for x in losses[2:10]])
+
+
+def test_proxy_reconstruction_shows_the_ground_truth(build_model, run_training, patch_codec, tmp_path):
+    """With the condition replaced always, what the condition was cannot matter."""
+    rng = np.random.default_rng(0)
+    targets, faces, people = (
+        rng.standard_normal((6, 16, 48)),
+        rng.standard_normal((6, 128)),
+        np.arange(6) // 3,
+    )
+    states = {}
+    for name, conditions, probability in (
+        ("truth", targets, 0.0),
+        ("proxy", np.zeros_like(targets), 1.0),
+        ("other", np.zeros_like(targets), 0.0),
+    ):
+        recipe = RECIPE.model_copy(update={"steps": 2, "proxy_reconstruction": probability})
+        data = TeacherData(targets, conditions, faces, people)
+        states[name] = run_training(build_model(), tmp_path / name, recipe, data=data).lora_state
+    assert all(torch.equal(value, states["proxy"][name]) for name, value in states["truth"].items())
+    assert not all(torch.equal(value, states["other"][name]) for name, value in states["truth"].items())
+
+
+@pytest.mark.parametrize("micro_batch_size", [1, 3])
+def test_micro_batches_give_the_gradients_of_the_whole_batch(
+    build_model, run_training, teacher_data, tmp_path, micro_batch_size
+):
+    """Plain SGD at rate 1 without clipping: the step is the gradient."""
+    plain = {"optimiser": "sgd", "learning_rate": 1.0, "weight_decay": 0.0, "gradient_clip": 1e9, "steps": 1}
+    gated = {"identity_loss_start": 0, "lpips_start": 0, "identity_loss_threshold": 0.7}
+    networks = LossNetworks(_first_colours, lambda a, b: (a - b).abs().mean(dim=(1, 2, 3)))
+    for normalisation in ("all_rows", "gated_rows"):
+        recipe = RECIPE.model_copy(
+            update={**plain, **gated, "batch_size": 8, "gated_loss_normalisation": normalisation}
+        )
+        whole, parts = build_model(lora=True), build_model(lora=True)
+        options = {"data": Red(teacher_data), "networks": networks}
+        one = run_training(whole, tmp_path / f"{normalisation} whole", recipe, **options)
+        cut = recipe.model_copy(update={"micro_batch_size": micro_batch_size})
+        several = run_training(parts, tmp_path / f"{normalisation} parts", cut, **options)
+        assert one.losses[0].identity > 0
+        assert several.losses[0].total == pytest.approx(one.losses[0].total, rel=1e-5)
+        assert several.losses[0].gradient_norm == pytest.approx(one.losses[0].gradient_norm, rel=1e-5)
+        for name, value in one.lora_state.items():
+            torch.testing.assert_close(several.lora_state[name], value, rtol=1e-6, atol=1e-6)
+
+
+def test_gradient_checkpointing_gives_the_same_run(build_model, run_training, tmp_path):
+    plain = run_training(build_model(), tmp_path / "a", RECIPE.model_copy(update={"steps": 2}))
     recipe = RECIPE.model_copy(update={"steps": 2, "gradient_checkpointing": True})
-    again = _train(build_model(), tmp_path / "b", recipe)
+    again = run_training(build_model(), tmp_path / "b", recipe)
     for name, value in plain.lora_state.items():
         torch.testing.assert_close(value, again.lora_state[name])
 
 
-def test_teacher_data_takes_identity_from_another_photo_of_the_same_person():
-    people = np.array(["x", "y", "x", "z", "y", "x"])
-    index = np.arange(6, dtype=np.float32)
-    latents = np.repeat(index, 4).reshape(6, 2, 2)
-    data = TeacherData(latents, latents + 100, index[:, None], people)
-    assert len(data) == 5
-    batch = data.sample(np.random.default_rng(0), 500)
-    pairs = set()
-    for target, condition, face in zip(
-        batch.target_latents_BLC[:, 0, 0],
-        batch.condition_latents_BLC[:, 0, 0],
-        batch.identity_BD[:, 0],
-        strict=True,
-    ):
-        assert condition == target + 100
-        pairs.add((int(target), int(face)))
-    same = {(a, b) for a in range(6) for b in range(6) if a != b and people[a] == people[b]}
-    assert pairs == same
-    again = data.sample(np.random.default_rng(0), 500)
-    assert torch.equal(batch.identity_BD, again.identity_BD)
-    with pytest.raises(ValueError, match="no person has two photos"):
-        TeacherData(latents, latents, index[:, None], np.arange(6))
+def test_adapters_stay_float32_over_a_bfloat16_base_and_keep_tiny_updates(
+    build_model, run_training, tmp_path
+):
+    model = build_model().to(torch.bfloat16)
+    recipe = RECIPE.model_copy(update={"learning_rate": 1e-6, "weight_decay": 0.0, "steps": 5})
+    model.add_lora(model.config.lora, seed=recipe.seed)
+    with torch.no_grad():
+        for name, value in model.lora_parameters().items():
+            if "lora_B" in name:
+                value.fill_(0.25)
+    before = {name: value.detach().clone() for name, value in model.lora_parameters().items()}
+    run_training(model, tmp_path, recipe)
+    assert model.flux.proj_out.weight.dtype == torch.bfloat16
+    saved = load_file(states_folder(tmp_path) / "step_00000005" / "optimiser")
+    assert {value.dtype for name, value in saved.items()} == {torch.float32}
+    moved = []
+    for name, value in model.lora_parameters().items():
+        assert value.dtype == torch.float32
+        change = (value.detach() - before[name]).abs()
+        if "lora_B" in name and change.max() > 0:
+            moved.append(name)
+            # five steps of at most 1e-6 each, and bfloat16 would not have shown any of them
+            assert 2e-6 < float(change.max()) < 6e-6
+            assert torch.equal(value.detach().bfloat16(), before[name].bfloat16())
+    assert len(moved) == 13 - 3
 
 
-def test_student_data_conditions_on_swaps_and_rebuilds_the_original():
-    people = np.array([0, 0, 1, 1])
-    index = np.arange(4, dtype=np.float32)
-    photos = index[:, None, None]
-    swaps = np.array([50.0, 60.0, 70.0])[:, None, None]
-    data = StudentData(swaps, np.array([0, 3, 3]), photos, index[:, None], people)
-    batch = data.sample(np.random.default_rng(0), 200)
-    rows = {
-        (int(c), int(t), int(i))
-        for c, t, i in zip(
-            batch.condition_latents_BLC[:, 0, 0],
-            batch.target_latents_BLC[:, 0, 0],
-            batch.identity_BD[:, 0],
-            strict=True,
-        )
-    }
-    assert rows == {(50, 0, 1), (60, 3, 2), (70, 3, 2)}
-    with pytest.raises(ValueError, match="needs another photo"):
-        StudentData(swaps, np.array([0, 1, 2]), photos, index[:, None], np.array([0, 0, 1, 2]))
+def test_the_moving_average_is_the_result_and_the_raw_weights_are_kept(build_model, run_training, tmp_path):
+    recipe = RECIPE.model_copy(update={"steps": 3, "checkpoint_interval": 1})
+    raw = {}
+    for steps in (1, 2, 3):
+        model = build_model(lora=True)
+        start = {name: value.detach().clone() for name, value in model.lora_parameters().items()}
+        run_training(model, tmp_path / str(steps), recipe.model_copy(update={"steps": steps}))
+        raw[steps] = {name: value.detach().clone() for name, value in model.lora_parameters().items()}
+    averaged = recipe.model_copy(update={"ema_decay": 0.25})
+    model = build_model(lora=True)
+    result = run_training(model, tmp_path / "average", averaged)
+    saved = load_file(states_folder(tmp_path / "average") / "step_00000003" / "weights")
+    for name, value in start.items():
+        expected = value
+        for step, decay in ((1, 2 / 11), (2, 0.25), (3, 0.25)):  # (1 + k) / (10 + k), at most 0.25
+            expected = decay * expected + (1 - decay) * raw[step][name]
+        key = "transformer." + name.replace(".default.", ".")
+        torch.testing.assert_close(result.lora_state[key], expected, rtol=1e-5, atol=1e-7)
+        torch.testing.assert_close(saved[f"flux.{name}"], raw[3][name], rtol=0, atol=0)
 
 
 def test_the_same_seed_gives_the_same_adapters():
