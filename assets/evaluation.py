@@ -17,6 +17,7 @@ from pydantic import Field
 from assets.condition import row_frame
 from assets.release import METHODS
 from assets.stage import ArtifactStage, Input, StageConfig, StageContext
+from assets.swap_base import CodecSource, open_codec
 from models.metrics import exact
 from models.metrics.identity import identity_leak
 from models.metrics.intervals import mean_with_interval
@@ -36,7 +37,7 @@ class EvaluationConfig(StageConfig):
     """At which size pictures are compared, and who judges identity."""
 
     size: int = Field(ge=16, description="Side at which swaps and truths are compared, px.")
-    base: str = Field(description="Weight role of the base whose codec gives the ceiling.")
+    codec: CodecSource = Field(description="The codec of the base; it gives the ceiling.")
     embedder: str = Field(
         default="dlib_face_recognition", description="Weight role of the identity embedder."
     )
@@ -68,7 +69,7 @@ def evaluation_stage(config: EvaluationConfig) -> ArtifactStage:
         description="Exact metrics of every swap method, beside copy-target and the codec's ceiling.",
         config=config,
         inputs=(Input("swaps"),),
-        weights=(config.base, config.embedder),
+        weights=(config.codec.weights, config.embedder),
         build=build,
         extra_content=_truths,
     )
@@ -87,9 +88,7 @@ def _build(context: StageContext, fingerprint: bytes, config: EvaluationConfig) 
             "measured; the swaps themselves are in the report"
         )
         return _artifact(fingerprint, {}, 0)
-    from models.swap.base import load_base
-
-    codec = load_base(context.weight(config.base), device=context.device).codec
+    codec = open_codec(context, config.codec)
     pictures = _swapped_pictures(context.lake, pairs)
     target, truth = (np.stack([getattr(pair, name) for pair in pairs]) for name in ("target", "truth"))
     pictures = {COPY_TARGET: target, CODEC_CEILING: codec.decode(codec.encode(truth)), **pictures}

@@ -11,8 +11,8 @@ from pydantic import Field
 
 from assets.condition import CONDITION_INPUTS, ConditionStageConfig, row_frame
 from assets.stage import Input, Row, RowOutcome, RowStage, StageConfig, StageContext
+from assets.swap_base import CodecSource, open_codec
 from models.faces.frame import frame_condition
-from models.swap.config import SwapModelConfig, tiny
 from resources.lake.schema import Column
 
 if TYPE_CHECKING:  # torch loads when a codec does
@@ -26,13 +26,13 @@ class LatentsConfig(StageConfig):
     """Which frame is encoded and whose codec does it."""
 
     condition: ConditionStageConfig = Field(description="The frame and its condition image.")
-    base: str = Field(description="Weight role of the base checkpoint that brings the codec.")
-    model: SwapModelConfig = Field(default_factory=tiny, description="Shape of the base model.")
+    codec: CodecSource = Field(description="The codec of the base that is trained on these latents.")
 
     @property
     def latent_size(self) -> int:
         """Numbers in one latent: tokens x channels."""
-        return self.model.image_tokens * self.model.codec.channels
+        shape = self.codec.codec
+        return (self.condition.size // shape.patch_size) ** 2 * shape.channels
 
 
 def latents_stage(config: LatentsConfig, batch_size: int = BATCH_SIZE) -> RowStage:
@@ -51,7 +51,7 @@ def latents_stage(config: LatentsConfig, batch_size: int = BATCH_SIZE) -> RowSta
         description="Latents of the photo and of its condition image (float16), rows of tokens first.",
         config=config,
         inputs=(*covered, Input("condition", ("condition_sha256",))),
-        weights=(config.base,),
+        weights=(config.codec.weights,),
         outputs=(
             Column("latent_target", latent, quantum=1 / 64),
             Column("latent_condition", latent, quantum=1 / 64),
@@ -65,10 +65,8 @@ class LatentModel:
     """The codec of the base model, loaded once."""
 
     def __init__(self, config: LatentsConfig, context: StageContext) -> None:
-        from models.swap.base import load_base
-
         self.config = config
-        self.codec = load_base(context.weight(config.base), device=context.device).codec
+        self.codec = open_codec(context, config.codec)
 
     def __call__(self, rows: Sequence[Row]) -> list[RowOutcome]:
         """One outcome per row, in order."""

@@ -14,10 +14,10 @@ import pyarrow as pa
 from pydantic import Field
 
 from assets.stage import Input, Row, RowOutcome, RowStage, StageConfig, StageContext
+from assets.swap_base import PROMPTS_STAGE, BaseConfig, open_base
 from assets.swapping import PAIR_INPUTS, marked_row, pair_preview, swap_rows
 from assets.training import checkpoint_folder
 from assets.training_rows import need_artifact
-from models.swap.config import SwapModelConfig, tiny
 from models.swap.sampling_config import SamplingConfig
 from resources.lake.schema import Column
 
@@ -28,14 +28,13 @@ BATCH_SIZE = 32
 class PseudoTripletsConfig(StageConfig):
     """How triplets are made."""
 
-    base: str = Field(description="Weight role of the base checkpoint.")
+    base: BaseConfig = Field(description="Files and shape of the base.")
     sampling: SamplingConfig = Field(description="Steps, guidances and inversion.")
-    model: SwapModelConfig = Field(default_factory=tiny, description="Shape of the base model.")
 
 
 def pseudo_triplets_stage(config: PseudoTripletsConfig, batch_size: int = BATCH_SIZE) -> RowStage:
     """The stage `pseudo_triplets`, one row per ordered pair of people, sharded by pair."""
-    latent = pa.list_(pa.float16(), config.model.image_tokens * config.model.codec.channels)
+    latent = pa.list_(pa.float16(), config.base.model.image_tokens * config.base.model.codec.channels)
 
     def load(context: StageContext) -> TripletModel:
         return TripletModel(config, context)
@@ -47,10 +46,11 @@ def pseudo_triplets_stage(config: PseudoTripletsConfig, batch_size: int = BATCH_
         description="Teacher with attribute-aware inversion: one swapped picture per ordered pair.",
         config=config,
         inputs=(
+            Input(PROMPTS_STAGE),
             Input("teacher"),
             *PAIR_INPUTS,
         ),
-        weights=(config.base,),
+        weights=config.base.roles,
         outputs=(
             Column("swapped", pa.binary(), picture=True),
             Column("swapped_latents", latent, quantum=1 / 64),
@@ -71,7 +71,7 @@ class TripletModel:
         folder = checkpoint_folder(context.lake, teacher)
         self.config = config
         self.model_id = folder.name
-        self.swapper = Swapper.load(context.weight(config.base), folder, context.device)
+        self.swapper = Swapper.on_base(open_base(context, config.base), folder, device=context.device)
 
     def __call__(self, rows: Sequence[Row]) -> list[RowOutcome]:
         """One outcome per pair, in order."""

@@ -11,6 +11,7 @@ import numpy as np
 from assets.batches import column_values
 from assets.curves import loss_curve
 from assets.stage import ArtifactStage, Input, StageContext
+from assets.swap_base import PROMPTS_STAGE, open_base
 from assets.training import TrainingConfig, checkpoint_folder, keep_losses_only, train_checkpoint
 from assets.training_rows import need_artifact, training_rows
 from resources.lake.errors import LakeError
@@ -24,14 +25,13 @@ def student_stage(config: TrainingConfig) -> ArtifactStage:
     """The stage `student`: adapters trained on one release of triplets, from one teacher."""
 
     def build(context: StageContext, fingerprint: bytes) -> Artifact:
-        from models.swap.base import load_base
         from models.swap.checkpoint import load_checkpoint
         from models.swap.data import StudentData
 
         lake = context.lake
         release, teacher = need_artifact(lake, "release"), need_artifact(lake, "teacher")
         triplets = need_artifact(lake, "triplets_release")
-        base = load_base(context.weight(config.base), device=context.device)
+        base = open_base(context, config.base)
         tokens = base.config.image_tokens
         rows = training_rows(lake, release, tokens)
         snapshot = lake.triplets.snapshot(int(triplets.metadata["version"]))
@@ -65,8 +65,8 @@ def student_stage(config: TrainingConfig) -> ArtifactStage:
         code_version=CODE_VERSION,
         description="LoRA trained on pseudo triplets from the teacher's adapters: a clean picture in.",
         config=config,
-        inputs=(Input("release"), Input("teacher"), Input("triplets_release")),
-        weights=(config.base,),
+        inputs=(Input(PROMPTS_STAGE), Input("release"), Input("teacher"), Input("triplets_release")),
+        weights=config.base.roles,
         build=build,
         finish=keep_losses_only,
         preview=loss_curve,

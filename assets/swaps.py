@@ -8,6 +8,7 @@ import pyarrow as pa
 from pydantic import Field
 
 from assets.stage import Input, Row, RowOutcome, RowStage, StageConfig, StageContext
+from assets.swap_base import PROMPTS_STAGE, BaseConfig, open_base
 from assets.swapping import PAIR_INPUTS, marked_row, pair_preview, swap_rows
 from assets.training import checkpoint_folder
 from assets.training_rows import need_artifact
@@ -21,7 +22,7 @@ BATCH_SIZE = 48
 class SwapsConfig(StageConfig):
     """How the evaluation pairs are swapped."""
 
-    base: str = Field(description="Weight role of the base checkpoint.")
+    base: BaseConfig = Field(description="Files and shape of the base.")
     sampling: SamplingConfig = Field(description="Sampling from noise: teacher and student.")
     inversion: SamplingConfig = Field(description="Sampling from the inverted target: teacher_inversion.")
 
@@ -39,12 +40,13 @@ def swaps_stage(config: SwapsConfig, batch_size: int = BATCH_SIZE) -> RowStage:
         description="Evaluation pairs swapped by teacher, teacher with inversion, and student.",
         config=config,
         inputs=(
+            Input(PROMPTS_STAGE),
             Input("teacher"),
             Input("student"),
             *PAIR_INPUTS,
         ),
         row_columns=("method",),
-        weights=(config.base,),
+        weights=config.base.roles,
         outputs=(Column("swap", pa.binary(), picture=True),),
         load=load,
         batch_size=batch_size,
@@ -63,9 +65,11 @@ class SwapModels:
             name: checkpoint_folder(context.lake, need_artifact(context.lake, name))
             for name in ("teacher", "student")
         }
-        base = context.weight(config.base)
         self.model_ids = {name: folder.name for name, folder in folders.items()}
-        self.swappers = {name: Swapper.load(base, folder, context.device) for name, folder in folders.items()}
+        self.swappers = {
+            name: Swapper.on_base(open_base(context, config.base), folder, device=context.device)
+            for name, folder in folders.items()
+        }
 
     def __call__(self, rows: Sequence[Row]) -> list[RowOutcome]:
         """One outcome per row, in order; rows of one method go through its model together."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from assets.curves import loss_curve
 from assets.stage import ArtifactStage, Input, StageContext
+from assets.swap_base import PROMPTS_STAGE, open_base
 from assets.training import TrainingConfig, keep_losses_only, train_checkpoint
 from assets.training_rows import need_artifact, training_rows
 from resources.lake.lake import Artifact
@@ -19,11 +20,10 @@ def teacher_stage(config: TrainingConfig) -> ArtifactStage:
     """The stage `teacher`: adapters trained on one release."""
 
     def build(context: StageContext, fingerprint: bytes) -> Artifact:
-        from models.swap.base import load_base
         from models.swap.data import TeacherData
 
         release = need_artifact(context.lake, "release")
-        base = load_base(context.weight(config.base), device=context.device)
+        base = open_base(context, config.base)
         rows = training_rows(context.lake, release, base.config.image_tokens)
         data = TeacherData(rows.target_NLC, rows.condition_NLC, rows.identity_ND, rows.people)
         return train_checkpoint(
@@ -42,8 +42,8 @@ def teacher_stage(config: TrainingConfig) -> ArtifactStage:
         code_version=CODE_VERSION,
         description="LoRA on the condition branch, trained to undo APPLE's condition image.",
         config=config,
-        inputs=(Input("release"),),
-        weights=(config.base,),
+        inputs=(Input(PROMPTS_STAGE), Input("release")),
+        weights=config.base.roles,
         build=build,
         finish=keep_losses_only,
         preview=loss_curve,

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from pydantic import Field
 
 from assets.stage import StageConfig, StageContext
+from assets.swap_base import BaseConfig
 from models.swap.training_recipe import TrainingRecipe
 from resources.lake.failpoints import crash_point
 from resources.lake.lake import Artifact, Lake
@@ -32,7 +33,7 @@ REPORT_SECONDS = 5.0
 class TrainingConfig(StageConfig):
     """Which base is trained, and how."""
 
-    base: str = Field(description="Weight role of the base checkpoint.")
+    base: BaseConfig = Field(description="Files and shape of the base.")
     recipe: TrainingRecipe = Field(description="Steps, batch, learning rate, dropouts, seed.")
 
 

@@ -18,17 +18,18 @@ from assets.landmarks_reconstruction import ReconstructionConfig, landmarks_reco
 from assets.latents import LatentsConfig, latents_stage
 from assets.masks import masks_stage
 from assets.masks_networks import NetworkMasksConfig, masks_networks_stage
+from assets.prompt_embeddings import prompt_embeddings_config, prompt_embeddings_stage
 from assets.pseudo_triplets import PseudoTripletsConfig, pseudo_triplets_stage
 from assets.release import ReleaseConfig, release_stage
 from assets.stage import RowStage, StageGraph
 from assets.student import student_stage
+from assets.swap_base import BaseConfig, one_file_base
 from assets.swaps import SwapsConfig, swaps_stage
 from assets.teacher import TrainingConfig, teacher_stage
 from assets.triplets_release import triplets_release_stage
 from models.aesthetics.clip_aesthetics import TRAINING_THRESHOLD
 from models.faces.condition import ConditionRecipe
 from models.swap import config as swap_models
-from models.swap.config import SwapModelConfig
 from models.swap.constants import PSEUDO_TRIPLETS, STUDENT_IDENTITY_THRESHOLD, STUDENT_STEPS
 from models.swap.sampling_config import SamplingConfig
 from models.swap.training_recipe import TrainingRecipe
@@ -114,8 +115,7 @@ def permissive_annotation() -> tuple[RowStage, ...]:
 def build_graph(
     annotation: tuple[RowStage, ...],
     *,
-    base: str,
-    model: SwapModelConfig,
+    base: BaseConfig,
     dots: ConditionRecipe,
     release: ReleaseConfig,
     teacher: TrainingRecipe,
@@ -123,24 +123,25 @@ def build_graph(
     sampling: SamplingConfig,
     batches: BatchSizes = SMALL_BASE,
 ) -> StageGraph:
-    """The DAG: annotation, then what is made with the base of the weight role `base`, of shape `model`."""
-    size = model.image_size
+    """The DAG: annotation, then what is made with `base`."""
+    size = base.model.image_size
     condition = ConditionStageConfig(image=dots, size=size)
     plain = sampling.model_copy(update={"inversion": None})
     return StageGraph(
         (
             *annotation,
             condition_stage(condition),
-            latents_stage(LatentsConfig(condition=condition, base=base, model=model), batches.latents),
+            latents_stage(LatentsConfig(condition=condition, codec=base.codec_source), batches.latents),
             release_stage(release),
+            prompt_embeddings_stage(prompt_embeddings_config(base)),
             teacher_stage(TrainingConfig(base=base, recipe=teacher)),
             pseudo_triplets_stage(
-                PseudoTripletsConfig(base=base, sampling=sampling, model=model), batches.pseudo_triplets
+                PseudoTripletsConfig(base=base, sampling=sampling), batches.pseudo_triplets
             ),
             triplets_release_stage(),
             student_stage(TrainingConfig(base=base, recipe=student)),
             swaps_stage(SwapsConfig(base=base, sampling=plain, inversion=sampling), batches.swaps),
-            evaluation_stage(EvaluationConfig(size=size, base=base)),
+            evaluation_stage(EvaluationConfig(size=size, codec=base.codec_source)),
         )
     )
 
@@ -158,8 +159,7 @@ def tiny() -> StageGraph:
     )
     return build_graph(
         annotation_on_the_cpu(),
-        base="tiny_base",
-        model=swap_models.tiny(),
+        base=one_file_base("tiny_base", swap_models.tiny()),
         dots=PIXEL_DOTS,
         teacher=recipe,
         student=recipe.model_copy(update={"seed": 1}),
@@ -176,8 +176,7 @@ def smoke() -> StageGraph:
     )
     return build_graph(
         annotation_on_the_cpu(),
-        base="tiny_base",
-        model=swap_models.tiny(),
+        base=one_file_base("tiny_base", swap_models.tiny()),
         dots=PIXEL_DOTS,
         teacher=recipe,
         student=recipe.model_copy(update={"seed": 1}),
@@ -191,8 +190,13 @@ def flux_krea() -> StageGraph:
     teacher = TrainingRecipe(gradient_checkpointing=True)
     return build_graph(
         annotation_of_the_paper(),
-        base="flux_krea",
-        model=swap_models.flux_krea(),
+        base=BaseConfig(
+            transformer="flux_krea",
+            codec="flux_krea_codec",
+            text="flux_krea_text",
+            identity="pulid_flux",
+            model=swap_models.flux_krea(),
+        ),
         dots=ConditionRecipe(),
         release=ReleaseConfig(
             triplets=PSEUDO_TRIPLETS,
@@ -219,8 +223,13 @@ def flux_schnell() -> StageGraph:
     teacher = TrainingRecipe(gradient_checkpointing=True, identity_loss_weight=0.0)
     return build_graph(
         permissive_annotation(),
-        base="flux_schnell",
-        model=swap_models.flux_schnell(),
+        base=BaseConfig(
+            transformer="flux_schnell",
+            codec="flux_schnell_codec",
+            text="flux_schnell_text",
+            identity="schnell_identity",
+            model=swap_models.flux_schnell(),
+        ),
         dots=ConditionRecipe(),
         # no floor: 5.1 is a score of the paper's scorer, and this profile's is another
         release=ReleaseConfig(

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-from models.swap.constants import CONFIG_NAME, CONSTANTS_NAME, IDENTITY_NAME
 from resources.weights.entries import WeightEntry
 from resources.weights.errors import WeightError
 from resources.weights.ledger import read_ledger
 from resources.weights.licences import check_licence
-from resources.weights.resolve import ResolvedWeight, find_entry, resolve
+from resources.weights.resolve import find_entry, resolve
 
 
 def require_licences(name: str, roles: Iterable[str]) -> None:
@@ -51,7 +50,7 @@ def require_weights(name: str, roles: Sequence[str]) -> None:
     lacking: list[WeightError] = []
     for role in roles:
         try:
-            _check_base(resolve(role))
+            resolve(role)
         except WeightError as error:
             lacking.append(error)
     if len(lacking) == 1:
@@ -62,21 +61,6 @@ def require_weights(name: str, roles: Sequence[str]) -> None:
             f"{len(lacking)} of the {len(roles)} model files are not here: "
             f"{', '.join(error.role for error in lacking)}",
             f"orchard weights pull --profile {name}; orchard doctor --profile {name} says what each wants",
-        )
-
-
-def _check_base(weight: ResolvedWeight) -> None:
-    """Refuse a folder of FLUX as published: a base has the identity parts and constants beside it."""
-    if not (weight.path / "transformer").is_dir():
-        return
-    names = (CONFIG_NAME, IDENTITY_NAME, CONSTANTS_NAME)
-    absent = [name for name in names if not (weight.path / name).is_file()]
-    if absent:
-        raise WeightError(
-            weight.role,
-            f"the folder holds FLUX as published; to swap with it, {', '.join(absent)} must lie beside it",
-            "put them there (models/swap/base.py says what each holds); until then name the stages that do "
-            "without: `orchard run landmarks iris masks aesthetics identity_embedding condition`",
         )
 
 

@@ -6,6 +6,7 @@ are made from one real public-domain picture, so nothing is stored beside the te
 
 from __future__ import annotations
 
+import importlib.util
 import io
 import shutil
 import struct
@@ -13,6 +14,7 @@ import zlib
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -267,3 +269,14 @@ def smoke_lake(tmp_path_factory: pytest.TempPathFactory) -> SmallLake:
     graph.prepare(lake)
     report = run_stages(lake, graph, graph.names, device="cpu")
     return SmallLake(lake, folder, report.computed_rows)
+
+
+@pytest.fixture(scope="session")
+def flux_files() -> ModuleType:
+    """The module that writes small FLUX folders and PuLID files; only tests that use it load torch."""
+    spec = importlib.util.spec_from_file_location("flux_files", Path(__file__).with_name("flux_files.py"))
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module

@@ -1,34 +1,30 @@
-"""Base weights: our own one-file checkpoints, and folders of FLUX with PuLID's identity attention."""
+"""A base, and our own one-file form of it. FLUX's folders are read by `models.swap.flux_base`."""
 
 from __future__ import annotations
 
-import hashlib
 import json
-from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import cast
 
 import numpy as np
 import torch
-from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
-from diffusers.models.transformers.transformer_flux import FluxTransformer2DModel
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from models.swap.checkpoint import file_sha256
-from models.swap.codec import AutoencoderKLCodec, LatentCodec, PatchCodec
+from models.swap.codec import LatentCodec, PatchCodec
 from models.swap.config import SwapModelConfig
-from models.swap.constants import CONFIG_NAME, CONSTANTS_NAME, IDENTITY_NAME
+from models.swap.diffusers_folders import BaseMismatch, compare
+from models.swap.text import StoredPrompts
 from models.swap.transformer import SwapTransformer
 
 FORMAT = "orchard-swap-base-1"
 METADATA_KEY = "orchard"
 
 
-class BaseMismatch(ValueError):
-    """Base weights do not fit; the message names the file and the tensors."""
+OPEN_FIELDS = frozenset({"name", "condition", "lora"})
+"""Of a model's config: what is trained on a base decides these, not the base's weights."""
 
 
 @dataclass(frozen=True)
@@ -63,94 +59,103 @@ def save_base(path: Path, model: SwapTransformer, codec: PatchCodec) -> None:
     unfinished.replace(path)
 
 
-def load_base(path: Path, *, device: str = "cpu") -> SwapBase:
-    """Load a base: a file of `save_base` in float32, or a folder of FLUX weights in the config's precision.
+def load_base(
+    path: Path,
+    config: SwapModelConfig | None = None,
+    *,
+    prompts: StoredPrompts | None = None,
+    device: str = "cpu",
+) -> SwapBase:
+    """Load a file of `save_base` in float32, frozen, in evaluation mode.
 
-    A folder holds `swap_model.json` (a `SwapModelConfig`), `transformer/` and `vae/` as diffusers saves them,
-    `identity.safetensors` (PuLID-FLUX) and `constants.safetensors` (both prompts' embeddings, empty one
-    first, and the unconditional identity tokens).
+    Args:
+        path: the file.
+        config: what the base is used as; its condition branch and LoRA settings count, and its sizes must be
+            those of the file. None takes all from the file.
+        prompts: used in place of the prompts in the file.
+        device: where everything goes.
 
-    Raises FileNotFoundError, or BaseMismatch naming missing, unexpected or wrongly shaped tensors.
+    Raises:
+        FileNotFoundError: there is no such file.
+        BaseMismatch: it is no base, or missing, unexpected or wrongly shaped tensors are named.
     """
-    base = _load_folder(path) if path.is_dir() else _load_file(path)
-    base.model.requires_grad_(False).eval().to(device)
-    cast(nn.Module, base.codec).requires_grad_(False).eval().to(device)
-    return base
+    stored = _stored_config(path)
+    if config is not None:
+        ours, theirs = (item.model_dump(exclude=set(OPEN_FIELDS)) for item in (config, stored))
+        if differing := [name for name in ours if ours[name] != theirs[name]]:
+            raise BaseMismatch(f"{path} is another base than {config.name}: {', '.join(differing)} differ")
+    config = config or stored
+    model, codec = SwapTransformer(config), PatchCodec(config.codec)
+    tensors = {name: value.float() for name, value in load_file(path).items()}
+    _load_parts({"model": model, "codec": codec}, tensors, path)
+    if prompts is not None:
+        set_prompts(model, prompts)
+    model.requires_grad_(False).eval().to(device)
+    codec.eval().to(device)
+    return SwapBase(model, codec, config, file_sha256(path))
 
 
-def _load_file(path: Path) -> SwapBase:
+def load_patch_codec(path: Path, *, device: str = "cpu") -> PatchCodec:
+    """Load nothing but the codec of a file of `save_base`. Raises as `load_base` does."""
+    codec = PatchCodec(_stored_config(path).codec)
+    with safe_open(path, framework="pt") as file:
+        names = [name for name in file.keys() if name.startswith("codec.")]  # noqa: SIM118
+        tensors = {name: file.get_tensor(name).float() for name in names}
+    _load_parts({"codec": codec}, tensors, path)
+    return codec.eval().to(device)
+
+
+def stored_prompts(path: Path) -> StoredPrompts:
+    """Return the prompts inside a file of `save_base`. Raises as `load_base` does."""
+    _stored_config(path)
+    with safe_open(path, framework="pt") as file:
+        tokens, pooled = (file.get_tensor(f"model.prompts.{name}") for name in ("tokens", "pooled"))
+    return StoredPrompts(tokens, pooled)
+
+
+def set_prompts(model: SwapTransformer, prompts: StoredPrompts) -> None:
+    """Give a model its prompts, and PuLID's tokens of "nobody" where it takes ready tokens.
+
+    Raises BaseMismatch if they are of another shape, or were made for another kind of identity encoder.
+    """
+    given = {"tokens": prompts.tokens_2TD, "pooled": prompts.pooled_2D}
+    if prompts.unconditional_TD is not None:
+        given["unconditional_tokens"] = prompts.unconditional_TD
+    owners: dict[str, nn.Module] = {"tokens": model.prompts, "pooled": model.prompts}
+    if model.config.identity.encoder == "tokens":
+        owners["unconditional_tokens"] = model.identity_encoder
+    compare(
+        Path("prompt embeddings"),
+        {name: tuple(owner.get_buffer(name).shape) for name, owner in owners.items()},
+        {name: tuple(value.shape) for name, value in given.items()},
+    )
+    for name, owner in owners.items():
+        # Assigned, not copied into: the model may have been built without memory.
+        setattr(owner, name, given[name].float())
+
+
+def _stored_config(path: Path) -> SwapModelConfig:
     if not path.is_file():
         raise FileNotFoundError(f"no base weights at {path}")
-    with safe_open(path, framework="pt") as file:
-        metadata = json.loads((file.metadata() or {}).get(METADATA_KEY, "{}"))
+    try:
+        with safe_open(path, framework="pt") as file:
+            metadata = json.loads((file.metadata() or {}).get(METADATA_KEY, "{}"))
+    except SafetensorError as error:
+        raise BaseMismatch(f"{path} is no readable safetensors file: {error}") from error
     if metadata.get("format") != FORMAT:
         raise BaseMismatch(
             f"{path} is no base of format {FORMAT}: its metadata says {metadata.get('format')}"
         )
-    config = SwapModelConfig.model_validate(metadata["config"])
-    model, codec = SwapTransformer(config), PatchCodec(config.codec)
-    tensors = {name: value.float() for name, value in load_file(path).items()}
-    _load_part(model, tensors, "model.", path)
-    _load_part(codec, tensors, "codec.", path)
-    return SwapBase(model, codec, config, file_sha256(path))
+    return SwapModelConfig.model_validate(metadata["config"])
 
 
-def _load_folder(path: Path) -> SwapBase:
-    text = (path / CONFIG_NAME).read_text(encoding="utf-8")
-    config = SwapModelConfig.model_validate_json(text)
-    dtype = {"float32": torch.float32, "bfloat16": torch.bfloat16}[config.base_dtype]
-    flux = FluxTransformer2DModel.from_pretrained(path / "transformer", torch_dtype=dtype)
-    vae = AutoencoderKL.from_pretrained(path / "vae", torch_dtype=dtype)
-    # Built without memory first: the random weights of a 12 B transformer would be thrown away at once.
-    with torch.device("meta"):
-        model = SwapTransformer(config)
-    expected = {name: tuple(value.shape) for name, value in model.flux.state_dict().items()}
-    found = {name: tuple(value.shape) for name, value in flux.state_dict().items()}
-    if expected != found:
-        differing = [n for n in expected.keys() | found.keys() if expected.get(n) != found.get(n)]
-        raise BaseMismatch(f"{path / 'transformer'} differs from {CONFIG_NAME} in {_some(differing)}")
-    model.flux = flux
-    model.identity_attention.to_empty(device="cpu")
-    model.identity_encoder.to_empty(device="cpu")
-    model.prompts.to_empty(device="cpu")
-    identity = load_file(path / IDENTITY_NAME)
-    _load_part(model.identity_attention, identity, "pulid_ca.", path / IDENTITY_NAME)
-    constants = load_file(path / CONSTANTS_NAME)
-    prompts = {"tokens": constants["prompt_tokens"], "pooled": constants["prompt_pooled"]}
-    _load_part(model.prompts, prompts, "", path / CONSTANTS_NAME)
-    unconditional = {"unconditional_tokens": constants["unconditional_tokens"]}
-    _load_part(model.identity_encoder, unconditional, "", path / CONSTANTS_NAME)
-    model.identity_attention.to(dtype)
-    codec = AutoencoderKLCodec(vae)
-    return SwapBase(model, codec, config, _folder_sha256(path))
-
-
-def _load_part(module: nn.Module, tensors: dict[str, Tensor], prefix: str, path: Path) -> None:
-    own = {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}
-    expected = module.state_dict()
-    complaints = []
-    if missing := expected.keys() - own.keys():
-        complaints.append(f"missing {_some(missing)}")
-    if unexpected := own.keys() - expected.keys():
-        complaints.append(f"unexpected {_some(unexpected)}")
-    common = expected.keys() & own.keys()
-    if reshaped := [name for name in common if expected[name].shape != own[name].shape]:
-        complaints.append(f"wrong shapes {_some(reshaped)}")
-    if complaints:
-        raise BaseMismatch(f"{path} does not fit its config, under '{prefix}': {'; '.join(complaints)}")
-    module.load_state_dict(own)
-
-
-def _folder_sha256(path: Path) -> str:
-    """Hash the list of all files with their hashes."""
-    lines = [
-        f"{file.relative_to(path).as_posix()} {file_sha256(file)}"
-        for file in sorted(path.rglob("*"))
-        if file.is_file()
-    ]
-    return hashlib.sha256("\n".join(lines).encode()).hexdigest()
-
-
-def _some(names: Iterable[str]) -> str:
-    listed = sorted(names)
-    return ", ".join(listed[:6]) + (f" and {len(listed) - 6} more" if len(listed) > 6 else "")
+def _load_parts(parts: dict[str, nn.Module], tensors: dict[str, Tensor], path: Path) -> None:
+    expected = {
+        f"{part}.{name}": tuple(value.shape)
+        for part, module in parts.items()
+        for name, value in module.state_dict().items()
+    }
+    compare(path, expected, {name: tuple(value.shape) for name, value in tensors.items()})
+    for part, module in parts.items():
+        own = {n.removeprefix(f"{part}."): v for n, v in tensors.items() if n.startswith(f"{part}.")}
+        module.load_state_dict(own)

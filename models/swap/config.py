@@ -8,6 +8,9 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from models.swap import constants
 
+Precision = Literal["float32", "bfloat16"]
+"""Of frozen weights; adapters are always float32."""
+
 
 class FrozenConfig(BaseModel):
     """Base of every configuration here: immutable, and unknown keys are errors."""
@@ -112,7 +115,7 @@ class SwapModelConfig(FrozenConfig):
 
     name: str = Field(description="Profile name, for logs and manifests.")
     image_size: int = Field(gt=0, description="Side of the square image, pixels.")
-    base_dtype: Literal["float32", "bfloat16"] = Field(
+    base_dtype: Precision = Field(
         default="float32", description="Precision of the frozen weights; adapters are always float32."
     )
     transformer: TransformerConfig

@@ -61,12 +61,23 @@ class Swapper:
         device: str = "cpu",
         execution: ExecutionConfig | None = None,
     ) -> Swapper:
-        """Load a base and, if given, a LoRA file or checkpoint folder on top; both are checked strictly.
+        """Load our own one-file base and, if given, adapters on top, as `on_base` does."""
+        return cls.on_base(load_base(base_path, device=device), lora_path, device=device, execution=execution)
+
+    @classmethod
+    def on_base(
+        cls,
+        base: SwapBase,
+        lora_path: Path | None = None,
+        *,
+        device: str = "cpu",
+        execution: ExecutionConfig | None = None,
+    ) -> Swapper:
+        """Put a LoRA file or checkpoint folder, if given, on a base; it is checked strictly.
 
         Raises LoraMismatch if the adapters do not fit, or their manifest names another base, and
         AttentionUnavailable.
         """
-        base = load_base(base_path, device=device)
         if lora_path is not None:
             apply_lora(base.model, _verified_lora(base, lora_path))
             base.model.requires_grad_(False).to(device)

@@ -7,11 +7,20 @@ that no text encoder is ever loaded: T5-XXL alone would be 9.5 GB for a six-word
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
 from models.swap.config import TransformerConfig
+
+TOKENS, POOLED, UNCONDITIONAL = "prompt_tokens", "prompt_pooled", "unconditional_tokens"
+
+
+class PromptsDamaged(ValueError):
+    """A file of stored prompts is incomplete or no such file; the message names it."""
 
 
 @dataclass(frozen=True)
@@ -20,6 +29,39 @@ class TextEmbedding:
 
     tokens_BTD: Tensor
     pooled_BD: Tensor
+
+
+@dataclass(frozen=True)
+class StoredPrompts:
+    """What a base needs of its text encoders and of PuLID's encoder, computed once.
+
+    Row 0 of `tokens_2TD` and `pooled_2D` is the empty prompt, row 1 the prompt. `unconditional_TD` are the
+    identity tokens of "nobody", None where the base computes them itself.
+    """
+
+    tokens_2TD: Tensor
+    pooled_2D: Tensor
+    unconditional_TD: Tensor | None = None
+
+
+def prompts_to_bytes(prompts: StoredPrompts) -> bytes:
+    """Return a safetensors file; equal prompts give equal bytes."""
+    tensors = {TOKENS: prompts.tokens_2TD, POOLED: prompts.pooled_2D}
+    if prompts.unconditional_TD is not None:
+        tensors[UNCONDITIONAL] = prompts.unconditional_TD
+    return save({name: value.detach().cpu().contiguous() for name, value in tensors.items()})
+
+
+def read_prompts(path: Path) -> StoredPrompts:
+    """Read a file of `prompts_to_bytes`. Raises PromptsDamaged that names what is wrong with it."""
+    try:
+        tensors = load_file(path)
+    except (OSError, SafetensorError) as error:
+        raise PromptsDamaged(f"{path} cannot be read as prompt embeddings: {error}") from error
+    names = {TOKENS, POOLED, UNCONDITIONAL}
+    if not {TOKENS, POOLED} <= tensors.keys() <= names:
+        raise PromptsDamaged(f"{path} holds {sorted(tensors)}, prompt embeddings are {sorted(names)}")
+    return StoredPrompts(tensors[TOKENS], tensors[POOLED], tensors.get(UNCONDITIONAL))
 
 
 class PromptEmbeddings(nn.Module):

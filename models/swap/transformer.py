@@ -77,7 +77,8 @@ class SwapTransformer(nn.Module):
         for name, parameter in self.lora_parameters().items():
             # Adapters stay float32 under a half-precision base: small updates vanish in bfloat16.
             parameter.data = parameter.data.float()
-            if ".lora_A." in name:
+            # On the meta device there is nothing to fill.
+            if ".lora_A." in name and not parameter.is_meta:
                 start = torch.randn(parameter.shape, generator=generator) / config.rank
                 parameter.data.copy_(start)
 

@@ -66,7 +66,11 @@ def refreshed_stages(graph: StageGraph, names: Sequence[str]) -> list[str]:
         stage.name
         for stage in graph.stages
         if stage.name in rows
-        or (isinstance(stage, ArtifactStage) and all(item.stage in rows for item in stage.inputs))
+        or (
+            isinstance(stage, ArtifactStage)
+            and stage.inputs
+            and all(item.stage in rows for item in stage.inputs)
+        )
     ]
 
 

@@ -7,45 +7,61 @@ repository.
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 from resources.weights.entries import Conversion, HubFolderWeight, LocalWeight, WeightEntry
 
-_FLUX_FILES = (
-    "transformer/*.json",
-    "transformer/*.safetensors",
-    "vae/*",
-    "text_encoder/*",
-    "text_encoder_2/*",
-    "tokenizer/*",
-    "tokenizer_2/*",
-)
+_TRANSFORMER = ("transformer/*.json", "transformer/*.safetensors")
+_CODEC = ("vae/*.json", "vae/*.safetensors")
+_TEXT = ("text_encoder/*", "text_encoder_2/*", "tokenizer/*", "tokenizer_2/*")
 _FLUX_DATA = "unstated pictures from the web"
 _WHOLE_MODULE = (
     "take a plain state dict of the same weights instead of the whole pickled module, such as "
     "simswap_arcface.pth of datvtn/simswap"
 )
 
+
+def _flux(role: str, *, repository: str, **facts: Any) -> tuple[HubFolderWeight, ...]:
+    """The three parts of a FLUX repository. They are roles of their own: few processes need all of them."""
+    parts = (
+        (role, _TRANSFORMER, "The transformer: about 24 GB in bfloat16."),
+        (f"{role}_codec", _CODEC, "The autoencoder: all that `latents` needs."),
+        (f"{role}_text", _TEXT, "CLIP-L and T5-XXL, about 10 GB; `prompt_embeddings` alone reads them."),
+    )
+    return tuple(
+        HubFolderWeight(
+            role=name, repository=repository, files=files, note=note, trained_on=_FLUX_DATA, **facts
+        )
+        for name, files, note in parts
+    )
+
+
 SWAPPING: tuple[WeightEntry, ...] = (
-    HubFolderWeight(
-        role="flux_krea",
+    *_flux(
+        "flux_krea",
         repository="black-forest-labs/FLUX.1-Krea-dev",
-        files=_FLUX_FILES,
         licence="FLUX.1 [dev] Non-Commercial License",
         licence_url="https://huggingface.co/black-forest-labs/FLUX.1-Krea-dev",
         commercial_ok=False,
         gate="acceptance of its licence on the hub, with a login",
-        trained_on=_FLUX_DATA,
-        note="About 24 GB for the transformer alone in bfloat16.",
     ),
-    HubFolderWeight(
-        role="flux_schnell",
+    *_flux(
+        "flux_schnell",
         repository="black-forest-labs/FLUX.1-schnell",
-        files=_FLUX_FILES,
         licence="Apache-2.0",
-        licence_url="https://huggingface.co/black-forest-labs/FLUX.1-schnell",
         commercial_ok=True,
         gate="acceptance of its terms on the hub, with a login",
-        trained_on=_FLUX_DATA,
+    ),
+    LocalWeight(
+        role="schnell_identity",
+        path=Path("schnell_identity", "identity.safetensors"),
+        how_to_get="nobody has published identity attention for FLUX.1-schnell with SFace: train "
+        "`identity_encoder` and `identity_attention` of its model yourself and write them with "
+        "`models.swap.flux_base.save_identity`",
+        licence="yours",
+        commercial_ok=True,
+        trained_on="your own data",
+        note="Without it flux-schnell annotates and encodes, and neither trains nor swaps.",
     ),
     LocalWeight(
         role="simswap_arcface",

@@ -17,12 +17,15 @@ from PIL import Image
 
 from assets.evaluation import EvaluationConfig, evaluation_stage
 from assets.previews import encode_png
+from assets.prompt_embeddings import prompt_embeddings_config, prompt_embeddings_stage
 from assets.release import ReleaseConfig, release_stage
 from assets.stage import Input, NoConfig, RowStage, StageContext, StageGraph
 from assets.student import student_stage
+from assets.swap_base import one_file_base
 from assets.teacher import TrainingConfig, teacher_stage
 from assets.triplets_release import triplets_release_stage
 from models.faces.parsing import encode_codes, pack_mask
+from models.swap.config import tiny
 from models.swap.training_recipe import TrainingRecipe
 from resources.lake.lake import Lake
 from resources.lake.pairs import PairSync, store_swap_pairs
@@ -78,6 +81,7 @@ def pin_swap_pairs(lake: Lake, grey: int = 40) -> PairSync:
 def orchard() -> StageGraph:
     """All kinds of stages: rows of photographs, rows of pairs, releases, checkpoints, an evaluation."""
     photo = Input("faces", ("image",))
+    base = one_file_base("tiny_base", tiny())
     latent = pa.list_(pa.float16(), LATENT)
     recipe = TrainingRecipe(
         steps=STEPS,
@@ -108,7 +112,8 @@ def orchard() -> StageGraph:
                 _latents,
             ),
             release_stage(ReleaseConfig(triplets=6, swap_pairs=2, pair_shard_size=PAIR_SHARD_SIZE)),
-            teacher_stage(TrainingConfig(base="tiny_base", recipe=recipe)),
+            prompt_embeddings_stage(prompt_embeddings_config(base)),
+            teacher_stage(TrainingConfig(base=base, recipe=recipe)),
             _row_stage(
                 "pseudo_triplets",
                 pair_inputs,
@@ -117,11 +122,11 @@ def orchard() -> StageGraph:
                 table="triplets",
             ),
             triplets_release_stage(),
-            student_stage(TrainingConfig(base="tiny_base", recipe=recipe.model_copy(update={"seed": 1}))),
+            student_stage(TrainingConfig(base=base, recipe=recipe.model_copy(update={"seed": 1}))),
             _row_stage(
                 "swaps", pair_inputs, [Column("swap", pa.binary(), picture=True)], _swap, table="swaps"
             ),
-            evaluation_stage(EvaluationConfig(size=32, base="tiny_base")),
+            evaluation_stage(EvaluationConfig(size=32, codec=base.codec_source)),
         )
     )
 

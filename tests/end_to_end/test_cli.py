@@ -22,6 +22,7 @@ ROW_STAGES = ("landmarks", "iris", "masks", "aesthetics", "identity_embedding", 
 STAGES = (
     *ROW_STAGES,
     "release",
+    "prompt_embeddings",
     "teacher",
     "pseudo_triplets",
     "triplets_release",

@@ -12,6 +12,7 @@ from typer.testing import CliRunner
 
 from assets.latents import LatentsConfig
 from assets.release import ReleaseConfig
+from assets.training import TrainingConfig
 from pipeline.cli import app
 from pipeline.doctor import check_weight
 from pipeline.doctor_probes import PROBES
@@ -25,10 +26,11 @@ from resources.weights.errors import WeightError
 from resources.weights.ledger import Trust, now, record_trust
 from resources.weights.licences import accept
 from resources.weights.manifest import MANIFEST
-from resources.weights.resolve import folder_sha256
+from resources.weights.resolve import folder_sha256, resolve
 
 PACKAGED = {"centerface", "dlib_face_recognition", "face_landmarker", "selfie_segmenter", "tiny_base"}
-BASES = {"flux_krea", "flux_schnell"}
+PARTS = ("", "_codec", "_text")
+BASES = {f"{name}{part}" for name in ("flux_krea", "flux_schnell") for part in PARTS} | {"schnell_identity"}
 
 
 @pytest.fixture
@@ -63,12 +65,14 @@ def test_the_paper_and_the_clean_profile_use_what_they_should() -> None:
     for each in (krea, schnell):
         graph = each.graph()
         latents, release = graph["latents"].config, graph["release"].config
+        trained = graph["teacher"].config
         assert isinstance(latents, LatentsConfig)
+        assert isinstance(trained, TrainingConfig)
         assert isinstance(release, ReleaseConfig)
         assert (latents.condition.size, latents.latent_size) == (512, 1024 * 64)
         assert latents.condition.image.landmark_radius is None  # the paper's dots
         identity = next(c for c in graph.row_stages()[4].outputs if c.name == "identity_embedding")
-        assert identity.type.list_size == latents.model.identity.embedding_dim
+        assert identity.type.list_size == trained.base.model.identity.embedding_dim
         floors[each.name] = release.min_aesthetic_score
     # 5.1 is a score of the paper's scorer; the clean profile's is another
     assert floors == {"flux-krea": 5.1, "flux-schnell": 0.0}
@@ -104,7 +108,8 @@ def test_commercial_use_admits_the_clean_profile(lake: Lake) -> None:
     accepted = run("weights", "licences", "--use", "commercial", "--profile", "flux-schnell")
     assert accepted.exit_code == 0, accepted.output
     told = error_of("plan", "--profile", "flux-schnell", "--lake", lake.uri)
-    assert "2 of the 6 model files are not here: flux_schnell, sface" in told
+    lacking = "flux_schnell, flux_schnell_codec, flux_schnell_text, schnell_identity, sface"
+    assert f"5 of the 9 model files are not here: {lacking}" in told
     assert "orchard weights pull --profile flux-schnell" in told
 
 
@@ -146,24 +151,29 @@ def test_stages_whose_weights_are_here_run_without_the_base(lake: Lake) -> None:
     assert "latent_target" not in lake.faces.snapshot().columns
 
 
-def test_flux_as_published_is_no_base_yet(
+def test_a_base_without_trained_identity_parts_is_refused_before_any_work(
     lake: Lake, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """FLUX.1-schnell has no published identity attention: it encodes, and neither trains nor swaps."""
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
-    entry, commit = MANIFEST["flux_schnell"], "0123456789abcdef0123456789abcdef01234567"
-    assert isinstance(entry, HubFolderWeight)
+    commit = "0123456789abcdef0123456789abcdef01234567"
     folder = tmp_path / "hub" / "models--black-forest-labs--FLUX.1-schnell" / "snapshots" / commit
-    for pattern in entry.files:
-        file = folder / pattern.replace("*", "a")
-        file.parent.mkdir(parents=True, exist_ok=True)
-        file.write_bytes(b"{}")
-    digest = folder_sha256(folder, entry)
-    record_trust(entry.role, Trust(sha256=digest, size=1, revision=commit, on=now()))
-    accept([entry], "commercial")
-    told = error_of("plan", "latents", "--profile", "flux-schnell", "--lake", lake.uri)
-    assert "weights for flux_schnell: the folder holds FLUX as published" in told
-    assert "swap_model.json, identity.safetensors, constants.safetensors" in told
-    assert run("plan", "condition", "--profile", "flux-schnell", "--lake", lake.uri).exit_code == 0
+    for part in PARTS:
+        entry = MANIFEST[f"flux_schnell{part}"]
+        assert isinstance(entry, HubFolderWeight)
+        for pattern in entry.files:
+            file = folder / pattern.replace("*", "a")
+            file.parent.mkdir(parents=True, exist_ok=True)
+            file.write_bytes(b"{}")
+        digest = folder_sha256(folder, entry)
+        record_trust(entry.role, Trust(sha256=digest, size=1, revision=commit, on=now()))
+        accept([entry], "commercial")
+    schnell = ("--profile", "flux-schnell", "--lake", lake.uri)
+    assert run("plan", "latents", *schnell).exit_code == 0
+    assert run("plan", "prompt_embeddings", *schnell).exit_code == 0
+    assert "schnell_identity" in error_of("plan", "teacher", *schnell)
+    with pytest.raises(WeightError, match=r"nobody has published identity attention for FLUX\.1-schnell"):
+        resolve("schnell_identity")
 
 
 def test_a_lake_of_another_profile_is_refused(lake: Lake) -> None:

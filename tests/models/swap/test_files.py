@@ -5,11 +5,10 @@ import json
 import numpy as np
 import pytest
 import torch
-from peft import get_peft_model_state_dict
 from safetensors.torch import load_file, save_file
 
 from models.swap import config as swap_config
-from models.swap.base import BaseMismatch, load_base, save_base
+from models.swap.base import load_base, load_patch_codec, save_base, stored_prompts
 from models.swap.checkpoint import (
     CheckpointDamaged,
     CheckpointManifest,
@@ -19,10 +18,11 @@ from models.swap.checkpoint import (
     save_checkpoint,
 )
 from models.swap.codec import PatchCodec
-from models.swap.config import CodecConfig, IdentityConfig
-from models.swap.lora_files import FILE_NAME, LoraMismatch, apply_lora, lora_state, read_lora, save_lora
+from models.swap.diffusers_folders import BaseMismatch
+from models.swap.lora_files import FILE_NAME, LoraMismatch, lora_state
 from models.swap.sampling_config import SamplingConfig
 from models.swap.swapper import Swapper
+from models.swap.text import StoredPrompts
 from models.swap.training_recipe import TrainingRecipe
 
 
@@ -36,51 +36,6 @@ def _manifest(base_sha256: str = "b" * 64) -> CheckpointManifest:
     return CheckpointManifest(
         config=swap_config.smoke(), recipe=TrainingRecipe(steps=3), base_sha256=base_sha256, parents=("p",)
     )
-
-
-def test_lora_file_has_the_published_layout_and_loads_into_another_model(build_model, tmp_path):
-    model = build_model(lora=True)
-    save_lora(lora_state(model), tmp_path / FILE_NAME)
-    stored = load_file(tmp_path / FILE_NAME)
-    peft_state = get_peft_model_state_dict(model.flux, adapter_name="default")
-    assert set(stored) == {f"transformer.{key}" for key in peft_state}
-    assert "transformer.single_transformer_blocks.0.attn.to_q.lora_A.weight" in stored
-    assert "transformer.transformer_blocks.0.norm1.linear.lora_B.weight" in stored
-    other = build_model()
-    apply_lora(other, read_lora(tmp_path))
-    for name, parameter in model.lora_parameters().items():
-        assert torch.equal(parameter, other.lora_parameters()[name])
-
-
-def test_a_lora_of_another_rank_than_the_config_keeps_scale_one(build_model):
-    donor_config = swap_config.smoke().model_copy(update={"lora": swap_config.LoraConfig(rank=2, alpha=2)})
-    donor = build_model(donor_config, lora=True)
-    receiver = build_model()
-    apply_lora(receiver, lora_state(donor))
-    assert receiver.flux.x_embedder.scaling["default"] == 1.0
-    assert receiver.flux.x_embedder.r["default"] == 2
-
-
-def test_lora_misfits_are_named(build_model, tmp_path):
-    state = lora_state(build_model(lora=True))
-    key = "transformer.x_embedder.lora_A.weight"
-    missing = {name: value for name, value in state.items() if name != key}
-    with pytest.raises(LoraMismatch, match=r"missing transformer\.x_embedder\.lora_A\.weight"):
-        apply_lora(build_model(), missing)
-    extra = {**state, "transformer.context_embedder.lora_A.weight": state[key]}
-    with pytest.raises(LoraMismatch, match=r"unexpected transformer\.context_embedder"):
-        apply_lora(build_model(), extra)
-    reshaped = {**state, key: state[key][:, :-1]}
-    with pytest.raises(LoraMismatch, match=r"x_embedder\.lora_A\.weight \(4, 47\) instead of \(4, 48\)"):
-        apply_lora(build_model(), reshaped)
-    save_file({"unet.weight": torch.zeros(2)}, tmp_path / "x.safetensors")
-    with pytest.raises(LoraMismatch, match=r"no LoRA of a transformer: unet\.weight"):
-        read_lora(tmp_path / "x.safetensors")
-    (tmp_path / "y.safetensors").write_bytes(b"nonsense")
-    with pytest.raises(LoraMismatch, match="no readable safetensors"):
-        read_lora(tmp_path / "y.safetensors")
-    with pytest.raises(FileNotFoundError, match="no LoRA file"):
-        read_lora(tmp_path / "z.safetensors")
 
 
 def test_checkpoints_are_named_by_content_and_verified(build_model, tmp_path):
@@ -135,70 +90,37 @@ def test_base_file_round_trip_and_misfits(build_model, tmp_path):
     for name, value in model.named_parameters():
         torch.testing.assert_close(base.model.get_parameter(name), value, rtol=1e-3, atol=1e-4)
     assert base.black_latents_LC().shape == (16, 48)
+    images = np.random.default_rng(2).integers(0, 256, (1, 32, 32, 3), dtype=np.uint8)
+    assert torch.equal(load_patch_codec(path).encode(images), base.codec.encode(images))
+    prompts = stored_prompts(path)
+    assert torch.equal(prompts.tokens_2TD, base.model.prompts.tokens)
+    others = StoredPrompts(prompts.tokens_2TD + 1, prompts.pooled_2D)
+    assert torch.equal(load_base(path, prompts=others).model.prompts.tokens, others.tokens_2TD)
     tensors = load_file(path)
     config = model.config.model_dump(mode="json")
     metadata = {"orchard": json.dumps({"format": "orchard-swap-base-1", "config": config})}
     del tensors["model.flux.proj_out.bias"]
     tensors["codec.more"] = torch.zeros(1)
     save_file(tensors, tmp_path / "broken.safetensors", metadata=metadata)
-    with pytest.raises(BaseMismatch, match=r"missing flux\.proj_out\.bias"):
+    with pytest.raises(BaseMismatch, match=r"missing model\.flux\.proj_out\.bias; unexpected codec\.more$"):
         load_base(tmp_path / "broken.safetensors")
     save_file(tensors, tmp_path / "stranger.safetensors")
     with pytest.raises(BaseMismatch, match="no base of format"):
         load_base(tmp_path / "stranger.safetensors")
 
 
-@torch.no_grad()
-def test_a_folder_of_flux_weights_loads_and_swaps(build_model, build_vae, tmp_path):
-    """The full-size profile's layout with small random parts: diffusers folders, PuLID keys, constants."""
+def test_training_settings_are_the_profiles_and_sizes_the_files(build_model, tmp_path):
+    path = tmp_path / "base.safetensors"
+    save_base(path, build_model(), _codec())
     small = swap_config.smoke()
-    config = small.model_copy(
-        update={
-            "transformer": small.transformer.model_copy(update={"in_channels": 16}),
-            "identity": IdentityConfig(
-                encoder="tokens",
-                embedding_dim=64,
-                tokens=2,
-                token_dim=32,
-                heads=2,
-                head_dim=16,
-                double_interval=1,
-                single_interval=1,
-            ),
-            "base_dtype": "bfloat16",
-            "codec": CodecConfig(kind="autoencoder_kl", patch_size=4, channels=16),
-        }
+    lora, condition = (
+        swap_config.LoraConfig(rank=2, alpha=2),
+        small.condition.model_copy(update={"independent_condition": True}),
     )
-    model = build_model(config)
-    vae = build_vae()
-    model.flux.to(torch.bfloat16).save_pretrained(tmp_path / "transformer")
-    vae.save_pretrained(tmp_path / "vae")
-    (tmp_path / "swap_model.json").write_text(config.model_dump_json())
-    pulid = {f"pulid_ca.{name}": value for name, value in model.identity_attention.state_dict().items()}
-    save_file({**pulid, "pulid_encoder.unused": torch.zeros(1)}, tmp_path / "identity.safetensors")
-    constants = {
-        "prompt_tokens": model.prompts.tokens,
-        "prompt_pooled": model.prompts.pooled,
-        "unconditional_tokens": torch.ones(2, 32),
-    }
-    save_file(constants, tmp_path / "constants.safetensors")
-    swapper = Swapper.load(tmp_path)
-    base = swapper.base
-    assert base.model.flux.dtype == torch.bfloat16
-    images = np.random.default_rng(0).integers(0, 256, (2, 32, 32, 3), dtype=np.uint8)
-    latents = base.codec.encode(images)
-    assert latents.shape == (2, 64, 16)
-    base.model.add_lora(config.lora, seed=0)
-    assert {value.dtype for value in base.model.lora_parameters().values()} == {torch.float32}
-    sampling = SamplingConfig(steps=2, id_guidance_scale=2.0)
-    out = swapper.swap(torch.randn(2, 64), latents, latents, sampling, [0, 1])
-    assert out.dtype == torch.float32
-    assert torch.isfinite(out).all()
-    assert base.codec.decode(out).shape == (2, 32, 32, 3)
-    broken = {key: value for key, value in pulid.items() if not key.endswith("0.to_q.weight")}
-    save_file(broken, tmp_path / "identity.safetensors")
-    with pytest.raises(BaseMismatch, match=r"identity\.safetensors does not fit .* missing 0\.to_q\.weight"):
-        load_base(tmp_path)
+    wanted = small.model_copy(update={"name": "ablation", "lora": lora, "condition": condition})
+    assert load_base(path, wanted).model.config == wanted
+    with pytest.raises(BaseMismatch, match=r"another base than tiny: transformer, identity, codec differ"):
+        load_base(path, swap_config.tiny())
 
 
 @pytest.fixture
