@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+import cv2
 import numpy as np
 
 from models.faces.alignment import align_to_ffhq, align_to_vggface2, paste_back, warp
@@ -14,6 +15,10 @@ from models.faces.images import Image, Mask, Points
 from models.faces.landmarks import head_pose, inter_ocular_px, landmarks_68_from_mesh
 from models.faces.mesh import FaceMesh
 from models.identity.arcface_alignment import arcface_points_from_68
+
+HOLE_SHARE = 0.005
+"""Holes of a pasted mask below this share of its area are mistakes of the parsing, such as the glint of an
+eye; what occludes a face is larger, or reaches over its edge."""
 
 CropStyle = Literal["ffhq", "vggface2"]
 
@@ -95,3 +100,19 @@ def face_crops(
             )
         )
     return crops
+
+
+def fill_small_holes(mask_HW: Mask, share: float = HOLE_SHARE) -> Mask:
+    """The mask without its small holes, bool (H, W).
+
+    A fade towards a hole of one pixel would let the old eye show through the new face.
+
+    Args:
+        mask_HW: (H, W) bool.
+        share: largest area of a hole that is filled, as a share of the mask's area.
+    """
+    _, labels, stats, _ = cv2.connectedComponentsWithStats((~mask_HW).astype(np.uint8), connectivity=4)
+    border = np.concatenate([labels[0], labels[-1], labels[:, 0], labels[:, -1]])
+    small = stats[:, cv2.CC_STAT_AREA] <= share * mask_HW.sum()
+    small[np.unique(border)] = False  # open to the outside: no hole
+    return mask_HW | small[labels]

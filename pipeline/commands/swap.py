@@ -1,14 +1,35 @@
-"""`orchard swap`: one face onto one photograph, with the lake's student or teacher."""
+"""`orchard swap`: faces onto photographs, with the lake's student or teacher or a checkpoint by hand."""
 
 from __future__ import annotations
 
-from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
-from assets.one_swap import SwapRequest, swap_photographs
+from assets.photo_swaps.annotation import CONDITION, IDENTITY, Annotator
+from assets.photo_swaps.checkpoints import load_swapper, swaps_config
+from assets.photo_swaps.run import RunSummary, swap_many, swap_one
+from assets.photo_swaps.swapper import PhotoSwapper
+from assets.stage import StageGraph
+from pipeline.commands.swap_options import (
+    APPLE,
+    PHOTO,
+    SAMPLING,
+    ConditionOption,
+    Crop,
+    IdScaleOption,
+    ImageScaleOption,
+    InverseConditionOption,
+    InverseStepsOption,
+    Method,
+    ScaleOption,
+    SecondOrderOption,
+    SwapFlags,
+    SwapPlace,
+    flag,
+    last_folder,
+)
 from pipeline.options import (
     DEFAULT_LAKE,
     DEFAULT_PROFILE,
@@ -17,62 +38,266 @@ from pipeline.options import (
     LakeOption,
     ProfileOption,
     UsageError,
-    open_graph,
     open_lake,
     print_json,
 )
-
-
-class Method(StrEnum):
-    """Which model swaps."""
-
-    STUDENT = "student"
-    TEACHER = "teacher"
-    TEACHER_INVERSION = "teacher_inversion"
+from pipeline.profiles import PROFILES, profile
+from pipeline.weights_gate import require_weights
 
 
 def swap_command(
-    source: Annotated[Path, typer.Argument(help="Photograph that gives the identity.")],
-    target: Annotated[Path, typer.Argument(help="Photograph that gives everything else.")],
-    out: Annotated[Path, typer.Option("--out", "-o", help="PNG to write.")] = Path("swap.png"),
+    source: Annotated[
+        Path | None, typer.Argument(help="Photograph that gives the identity, or a folder of them.")
+    ] = None,
+    target: Annotated[
+        Path | None,
+        typer.Argument(help="Photograph that gives everything else, or a folder with the same file stems."),
+    ] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option("--out", "-o", help="PNG to write (swap.png unless given), or folder of many pairs."),
+    ] = None,
     consent: Annotated[
         str | None,
         typer.Option(
-            help="Your statement on what basis both people's pictures may be used; written into the result."
+            help="Your statement on what basis the pictures of all people shown may be used; written into "
+            "every result."
         ),
     ] = None,
-    method: Annotated[Method, typer.Option(help="Which model of the lake swaps.")] = Method.STUDENT,
-    id_guidance_scale: Annotated[
-        float | None,
+    method: Annotated[
+        Method | None,
         typer.Option(
-            min=0.0,
-            help="Above 1 strengthens the source's identity; attributes suffer. The profile's unless given.",
+            help="Which model swaps. Unless given: teacher_inversion with a flag about inversion, teacher "
+            "with --condition_type, else student."
         ),
     ] = None,
-    seed: Annotated[int, typer.Option(min=0, help="Seed of the noise.")] = 0,
+    faces: Annotated[
+        str | None,
+        flag(
+            "--faces",
+            panel=PHOTO,
+            help="Faces of the target: largest (the default), all, index:N (from 0, left to right; index:0,2 "
+            "for several) or closest:PHOTO, the face most like the one in PHOTO.",
+        ),
+    ] = None,
+    source_face: Annotated[
+        str | None,
+        flag(
+            "--source-face",
+            panel=PHOTO,
+            help="Face of the source: largest, index:N or closest:PHOTO. The profile's choice unless given.",
+        ),
+    ] = None,
+    raw_frame: Annotated[
+        bool | None,
+        typer.Option(
+            "--raw-frame/--photo",
+            rich_help_panel=PHOTO,
+            help="Squeeze the whole target to the model's square and give that square, as APPLE's scripts "
+            "do. The default is --photo, and --raw-frame with --ffhq_base_path.",
+        ),
+    ] = None,
+    crop: Annotated[
+        Crop | None, flag("--crop", panel=PHOTO, help="Frame of the aligned crops; ffhq unless given.")
+    ] = None,
+    feather: Annotated[
+        float | None,
+        flag(
+            "--feather",
+            panel=PHOTO,
+            min=0.0,
+            help="Width of the fade inside a pasted face's edge, in distances between its eyes; 0.2 unless "
+            "given.",
+        ),
+    ] = None,
+    grid: Annotated[
+        bool,
+        typer.Option(
+            "--grid",
+            rich_help_panel=PHOTO,
+            help="Also write source, (after inversion: target,) condition and result side by side.",
+        ),
+    ] = False,
+    save_mask: Annotated[
+        bool,
+        flag("--save-mask", panel=PHOTO, help="Also write where the result may differ from the target."),
+    ] = False,
+    masked_source: Annotated[
+        bool,
+        flag(
+            "--masked-source",
+            panel=PHOTO,
+            help="Embed the source with all but its face black, as in training with PuLID. APPLE swaps with "
+            "unmasked sources, and so do we unless asked.",
+        ),
+    ] = False,
+    condition_type: ConditionOption = None,
+    guidance_scale: ScaleOption = None,
+    image_guidance_scale: ImageScaleOption = None,
+    id_guidance_scale: IdScaleOption = None,
+    steps: Annotated[
+        int | None, flag("--steps", panel=SAMPLING, min=1, help="Sampling steps. The profile's unless given.")
+    ] = None,
+    inverse_steps: InverseStepsOption = None,
+    inverse_cond: InverseConditionOption = None,
+    second_order: SecondOrderOption = False,
+    seed: Annotated[
+        int, flag("--seed", panel=SAMPLING, min=0, help="Decides the noise, with the target's name.")
+    ] = 0,
+    ffhq_base_path: Annotated[
+        Path | None,
+        flag("--ffhq_base_path", panel=APPLE, help="Tree with src/<stem>.jpg and trg/<same stem>.jpg."),
+    ] = None,
+    render_conditions: Annotated[
+        bool,
+        flag(
+            "--render-conditions",
+            panel=APPLE,
+            help="Draw condition images even where the FFHQ tree holds the folder of --condition_type.",
+        ),
+    ] = False,
+    checkpoint_path: Annotated[
+        Path | None,
+        flag(
+            "--checkpoint_path",
+            panel=APPLE,
+            help="Folder with default.safetensors, APPLE's or ours, instead of the lake's checkpoint.",
+        ),
+    ] = None,
+    model_id: Annotated[
+        str | None,
+        flag("--model_id", panel=APPLE, help="Base: folder or file, weight role, or published repository."),
+    ] = None,
+    base_path: Annotated[
+        Path | None,
+        flag(
+            "--base_path", panel=APPLE, help="Results go to results/... below it, named as in the original."
+        ),
+    ] = None,
+    run_name: Annotated[
+        str | None, flag("--run_name", panel=APPLE, help="First part of that folder's name.")
+    ] = None,
+    ckpt: Annotated[str | None, flag("--ckpt", panel=APPLE, help="Second part of it.")] = None,
+    use_gaze: Annotated[
+        bool, flag("--use_gaze", panel=APPLE, help="Refused: no published checkpoint has a gaze embedding.")
+    ] = False,
     lake: LakeOption = DEFAULT_LAKE,
     profile: ProfileOption = DEFAULT_PROFILE,
     device: DeviceOption = "auto",
     json: JsonOption = False,
 ) -> None:
-    """Swap the face of SOURCE onto TARGET.
+    """Swap the face of SOURCE onto faces of TARGET: a pair, two folders, or an FFHQ tree.
 
-    The whole frame of TARGET is resized to the model's size, as in the original. The result says in its own
-    metadata (IPTC digitalSourceType) that a model made it, which one, and your statement of consent.
-    Swapping somebody's face without their consent can be a crime; the statement is required.
+    TARGET may be any photograph. Its faces are found, cut out aligned, swapped, and put back with a fade;
+    every pixel outside the faces stays as it was, and the result has TARGET's size. With folders, results
+    that are there already and were made from the same photographs with the same settings are skipped; a pair
+    that cannot be swapped is recorded in the folder's manifest.jsonl, and the exit code is 1.
+
+    The result says in its own metadata (IPTC digitalSourceType) that a model made it, which one, and your
+    statement of consent. Swapping somebody's face without their consent can be a crime; the statement is
+    required.
     """
     if not consent or not consent.strip():
         raise UsageError(
             "say on what basis both people's pictures may be used, e.g. --consent 'both subjects agreed in "
             "writing, 2026-11-02' or --consent 'synthetic faces'"
         )
+    place = SwapPlace(
+        source, target, out, base_path, ffhq_base_path, run_name, ckpt, render_conditions=render_conditions
+    )
+    many = place.many
+    settings = SwapFlags(
+        method=method,
+        condition_type=condition_type,
+        guidance_scale=guidance_scale,
+        image_guidance_scale=image_guidance_scale,
+        id_guidance_scale=id_guidance_scale,
+        steps=steps,
+        inverse_steps=inverse_steps,
+        inverse_cond=inverse_cond,
+        second_order=second_order,
+        use_gaze=use_gaze,
+        raw_frame=raw_frame,
+        faces=faces,
+        source_face=source_face,
+        crop=crop,
+        feather=feather,
+        masked_source=masked_source,
+        seed=seed,
+    ).settings(ffhq=ffhq_base_path is not None)
+    if settings.raw_frame and save_mask:
+        raise UsageError("--save-mask: a raw frame is replaced as a whole and has no mask")
     opened = open_lake(lake)
-    graph = open_graph(opened, profile)
-    request = SwapRequest(source, target, consent.strip(), method.value, id_guidance_scale, seed)
-    data, mark = swap_photographs(opened, graph, request, device=device)
-    out.parent.mkdir(parents=True, exist_ok=True)
-    out.write_bytes(data)
-    if json:
-        print_json({"out": str(out), **mark.model_dump(mode="json")})
-    else:
-        typer.echo(f"{out}, made by {mark.model_id}, marked as {mark.stage}")
+    graph = _graph(profile, model_id)
+    pairs, conditions = place.pairs(settings)
+    _say(conditions)
+    annotator = Annotator(opened, graph, masked_source=settings.masked_source, device=device, report=_say)
+    loaded = load_swapper(
+        opened,
+        graph,
+        settings,
+        checkpoint=checkpoint_path,
+        model_id=model_id,
+        device=device,
+        report=_say,
+    )
+    swapper = PhotoSwapper(annotator, graph, loaded, settings, grid=grid)
+    if not many:
+        written = out or Path("swap.png")
+        mark, made = swap_one(swapper, pairs[0], written, consent.strip(), mask=save_mask)
+        told = {
+            "out": str(written),
+            **mark.model_dump(mode="json"),
+            "faces": [face.summary() for face in made.faces],
+        }
+        if json:
+            print_json(told)
+        else:
+            typer.echo(f"{written}, made by {mark.model_id}, marked as {mark.stage}")
+        return
+    sampling = swapper.sampling
+    scales = (sampling.guidance_scale, sampling.image_guidance_scale, sampling.id_guidance_scale)
+    folder = place.folder(loaded.model_id, settings, scales)
+    if base_path is not None:
+        inverted = sampling.inverse_steps or sampling.steps
+        folder /= last_folder(sampling.inversion, inverted, second_order=sampling.second_order)
+    summary = swap_many(swapper, pairs, folder, consent.strip(), mask=save_mask, report=_say)
+    _tell(summary, folder, as_json=json)
+    if summary.failed:
+        raise typer.Exit(1)
+
+
+def _graph(name: str, model_id: str | None) -> StageGraph:
+    """The profile's stages; model files are asked for as far as swapping needs them."""
+    if name not in PROFILES:
+        raise UsageError(f"no profile {name!r}; there are: {', '.join(PROFILES)}")
+    graph = profile(name).graph()
+    roles = {role for stage in graph.needed_for([IDENTITY, CONDITION]).stages for role in stage.weights}
+    if model_id is None:
+        roles |= set(swaps_config(graph).base.roles)
+    require_weights(name, sorted(roles))
+    return graph
+
+
+def _tell(summary: RunSummary, folder: Path, *, as_json: bool) -> None:
+    told: dict[str, Any] = {
+        "out": str(folder),
+        "manifest": str(summary.manifest),
+        "swapped": summary.swapped,
+        "skipped": summary.skipped,
+        "failed": len(summary.failed),
+        "reasons": dict(summary.reasons),
+    }
+    if as_json:
+        print_json(told)
+        return
+    reasons = ", ".join(f"{reason} {count}" for reason, count in sorted(summary.reasons.items()))
+    typer.echo(
+        f"{folder}: {summary.swapped} swapped, {summary.skipped} there already, {len(summary.failed)} failed"
+        + (f" ({reasons}; {summary.manifest} says which)" if reasons else "")
+    )
+
+
+def _say(text: str) -> None:
+    """Sentences for people go to standard error, so that --json prints one object and nothing else."""
+    typer.echo(text, err=True)

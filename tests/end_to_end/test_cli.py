@@ -167,7 +167,7 @@ def test_swap_needs_a_statement_of_consent_and_marks_its_picture(own, tmp_path: 
     assert mark.consent == "rendered faces of nobody"
     assert DIGITAL_SOURCE_TYPE.encode() in out.read_bytes()
     with Image.open(out) as picture:
-        assert picture.size == (32, 32)
+        assert picture.size == (160, 160)  # the photograph's own
 
 
 def test_every_swap_and_triplet_in_the_lake_is_marked(own) -> None:

@@ -1,0 +1,102 @@
+"""Photographs outside the lake through the profile's own annotation stages."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+
+from assets.identity_pulid import PulidConfig, swap_source_stage
+from assets.photo_swaps.faces import FaceFinder
+from assets.runner import load_model
+from assets.stage import Row, RowModel, RowStage, StageGraph
+from resources.compute.device import choose_device
+from resources.lake.errors import LakeError
+from resources.lake.lake import Lake
+from resources.photos.reasons import RowError
+from resources.weights.resolve import resolve
+
+IDENTITY, CONDITION = "identity_embedding", "condition"
+"""What is read of a source, and of a target whose condition image is drawn or whose face is cut out."""
+
+EMBEDDER_ROLE = "dlib_face_recognition"
+
+
+class Annotator:
+    """The annotation stages of a graph, each model loaded once per process and called in batches.
+
+    Args:
+        lake: tells the stages where they are; nothing is read from it or written to it.
+        graph: the profile's stages.
+        masked_source: embed identities as in training, where the profile makes a difference.
+        device: as of `choose_device`.
+        report: receives sentences for people.
+
+    Raises:
+        LakeError: `masked_source` in a profile whose embedder knows no masks.
+    """
+
+    def __init__(
+        self,
+        lake: Lake,
+        graph: StageGraph,
+        *,
+        masked_source: bool,
+        device: str,
+        report: Callable[[str], None],
+    ) -> None:
+        identity = graph[IDENTITY]
+        if masked_source and not isinstance(identity.config, PulidConfig):
+            raise LakeError("this profile's embedder sees the aligned face alone: no source is masked")
+        self._lake, self._device, self._report = lake, device, report
+        self.graph = StageGraph(
+            tuple(
+                swap_source_stage(stage, masked=masked_source)
+                if isinstance(stage, RowStage) and stage.name == IDENTITY
+                else stage
+                for stage in graph.needed_for([IDENTITY, CONDITION]).stages
+            )
+        )
+
+    def annotate(self, rows: Sequence[Row], last: str) -> list[dict[str, Any] | RowError]:
+        """Columns of every row up to the stage `last`, arrays flat as in the lake, or why there are none.
+
+        A row holds `image`, and `FACE_AT` where the face has been chosen.
+        """
+        done: list[dict[str, Any] | RowError] = [dict(row) for row in rows]
+        for stage in self.graph.needed_for([last]).stages:
+            assert isinstance(stage, RowStage)  # annotation stages all are
+            going = [(place, row) for place, row in enumerate(done) if not isinstance(row, RowError)]
+            model = self._model(stage) if going else None
+            for start in range(0, len(going), stage.batch_size):
+                assert model is not None
+                part = going[start : start + stage.batch_size]
+                outcomes = model([row for _, row in part])
+                for (place, row), outcome in zip(part, outcomes, strict=True):
+                    done[place] = outcome if isinstance(outcome, RowError) else row | _flat(outcome)
+        return done
+
+    def finder(self) -> FaceFinder:
+        """The detector and mesh of the stage `landmarks`."""
+        stage = self.graph["landmarks"]
+        assert isinstance(stage, RowStage)
+
+        @functools.cache
+        def embedder():
+            from models.identity.embedding import IdentityEmbedder
+
+            return IdentityEmbedder(resolve(EMBEDDER_ROLE).path, choose_device(self._device).device)
+
+        return FaceFinder(self._model(stage), embedder)
+
+    def _model(self, stage: RowStage) -> RowModel:
+        return load_model(self._lake, self.graph, stage, self._device, self._report)
+
+
+def _flat(outcome: Row) -> dict[str, Any]:
+    return {
+        key: np.asarray(value).ravel() if isinstance(value, np.ndarray) else value
+        for key, value in outcome.items()
+    }

@@ -1,0 +1,267 @@
+"""A batch of photograph pairs through annotation, model and pasting; what fails fails alone."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from assets.condition import ConditionStageConfig, row_frame
+from assets.landmarks import FACE_AT
+from assets.latents import encode_pictures
+from assets.photo_swaps.annotation import CONDITION, IDENTITY, Annotator
+from assets.photo_swaps.checkpoints import LoadedSwapper, swaps_config
+from assets.photo_swaps.faces import FaceFinder
+from assets.photo_swaps.outputs import SwappedPhoto, TargetFace, paste_faces, side_by_side
+from assets.photo_swaps.pairs import PhotoPair
+from assets.photo_swaps.settings import FaceSelection, SwapSettings
+from assets.stage import StageGraph
+from assets.swapping import SOURCE, TARGET, swap_rows
+from models.faces.alignment import transform_points
+from models.faces.condition import condition_masks
+from models.faces.crops import fill_small_holes
+from models.faces.frame import frame_condition, square_picture
+from models.faces.images import Image
+from models.faces.parsing import decode_codes, unpack_mask
+from resources.lake.errors import LakeError
+from resources.photos.decoding import decode_upright, read_photo
+from resources.photos.reasons import RowError
+
+MODEL_BATCH = 8
+"""Faces that pass the swap model together."""
+
+
+@dataclass
+class _Work:
+    """One pair under way: its photographs, the source's embedding, the target's faces."""
+
+    pair: PhotoPair
+    problem: RowError | None = None
+    source: Image | None = None
+    target: Image | None = None
+    condition: Image | None = None
+    embedding: np.ndarray | None = None
+    faces: list[TargetFace] | None = None
+
+
+class PhotoSwapper:
+    """Swaps photographs as `settings` say; models are loaded once.
+
+    Args:
+        annotator: the profile's annotation.
+        graph: the profile's stages.
+        loaded: base and adapters.
+        settings: everything else that decides the pictures.
+        grid: whether grids are drawn.
+
+    Raises:
+        LakeError: the photograph of a wanted person cannot be used, or settings clash with the profile.
+    """
+
+    def __init__(
+        self,
+        annotator: Annotator,
+        graph: StageGraph,
+        loaded: LoadedSwapper,
+        settings: SwapSettings,
+        *,
+        grid: bool = False,
+    ) -> None:
+        self.annotator, self.loaded, self.settings, self.grid = annotator, loaded, settings, grid
+        self.size = loaded.swapper.base.config.image_size
+        config, condition = swaps_config(graph), graph[CONDITION].config
+        assert isinstance(condition, ConditionStageConfig)  # every profile's condition stage has it
+        self.recipe = settings.recipe(condition.image)
+        try:
+            self.sampling = settings.sampling(config.sampling, config.inversion)
+        except ValueError as error:
+            raise LakeError(str(error)) from error
+        choices = (settings.faces, settings.source_face)
+        needs_finder = not settings.raw_frame or settings.source_face is not None
+        self._finder = annotator.finder() if needs_finder else None
+        self._wanted = {
+            choice.photo: self._identity(choice.photo)
+            for choice in choices
+            if choice is not None and choice.photo is not None
+        }
+
+    def swap(self, pairs: Sequence[PhotoPair]) -> list[SwappedPhoto | RowError]:
+        """One outcome per pair, in order. A result does not depend on what else is in the batch."""
+        works = [_Work(pair, pair.problem) for pair in pairs]
+        for step in (self._read, self._find_faces):
+            _each(works, step)
+        self._embed_sources(works)
+        self._annotate_targets(works)
+        faces = [face for work in _going(works) for face in work.faces or () if face.problem is None]
+        for start in range(0, len(faces), MODEL_BATCH):
+            self._sample(faces[start : start + MODEL_BATCH])
+        return [self._finish(work) for work in works]
+
+    def _read(self, work: _Work) -> None:
+        work.source = _decode("source", work.pair.source)
+        work.target = _decode("target", work.pair.target)
+        if work.pair.condition is not None:
+            work.condition = _decode("condition image", work.pair.condition)
+
+    def _find_faces(self, work: _Work) -> None:
+        assert work.target is not None  # it was read
+        if self.settings.raw_frame:
+            work.faces = [TargetFace()]
+            return
+        finder = self._need_finder()
+        found = finder.find(work.target, style=self.settings.crop, size=self.size)
+        selection = self.settings.faces
+        chosen = finder.choose(work.target, found, selection, self._person(selection))
+        work.faces = [TargetFace(face, problem=finder.too_small(face)) for face in chosen]
+
+    def _embed_sources(self, works: Sequence[_Work]) -> None:
+        rows: list[dict[str, Any]] = []
+        for work in _going(works):
+            try:
+                rows.append(self._source_row(work))
+            except RowError as error:
+                work.problem = _of("source", error)
+        for work, outcome in zip(_going(works), self.annotator.annotate(rows, IDENTITY), strict=True):
+            if isinstance(outcome, RowError):
+                work.problem = _of("source", outcome)
+            else:
+                work.embedding = outcome[IDENTITY]
+
+    def _source_row(self, work: _Work) -> dict[str, Any]:
+        """The source as the annotation takes it; which face is meant, where the settings say so."""
+        assert work.source is not None  # it was read
+        selection = self.settings.source_face
+        if selection is None:
+            return {"image": work.source}
+        finder = self._need_finder()
+        found = finder.find(work.source, style=self.settings.crop, size=self.size)
+        (face,) = finder.choose(work.source, found, selection, self._person(selection))
+        return {"image": work.source, FACE_AT: _centre(face.crop.box_4)}
+
+    def _annotate_targets(self, works: Sequence[_Work]) -> None:
+        """Frame, condition image, mask and the model's inputs of every face."""
+        faces = [(work, face) for work in _going(works) for face in work.faces or () if face.problem is None]
+        rows = [_target_row(work, face) for work, face in faces]
+        conditions_given = all(work.condition is not None for work, _ in faces)
+        drawn = self.settings.sees_condition_image and not conditions_given
+        # a student on a raw frame needs no annotation of its target, nor does a ready-made condition image
+        wanted = [CONDITION] if drawn or not self.settings.raw_frame else []
+        wanted += [IDENTITY] if (self.sampling.inversion or "").startswith("trgID") else []
+        for last in wanted:
+            going = [place for place, (_, face) in enumerate(faces) if face.problem is None]
+            outcomes = self.annotator.annotate([rows[place] for place in going], last)
+            for place, outcome in zip(going, outcomes, strict=True):
+                if isinstance(outcome, RowError):
+                    faces[place][1].problem = _of("target", outcome)
+                else:
+                    rows[place] = outcome
+        for (work, face), row in zip(faces, rows, strict=True):
+            if face.problem is None:
+                self._prepare(work, face, row)
+
+    def _prepare(self, work: _Work, face: TargetFace, row: dict[str, Any]) -> None:
+        size = row["image"].shape[:2]
+        face.frame = face.condition = square_picture(row["image"], self.size)
+        if face.face is not None:
+            codes, visible = decode_codes(row["parsing"], size), unpack_mask(row["visible_face"], size)
+            face.mask_CC = fill_small_holes(condition_masks(codes, visible)[0])
+        if self.settings.sees_condition_image:
+            face.condition = (
+                frame_condition(row_frame(row, self.size), self.recipe)
+                if work.condition is None
+                else square_picture(work.condition, self.size)
+            )
+        place = "" if face.face is None else f":{face.face.index}"
+        face.row = {
+            "pair_id": f"{work.pair.name}:{self.settings.seed}{place}",
+            f"{SOURCE}.identity_embedding": work.embedding,
+        }
+        if (self.sampling.inversion or "").startswith("trgID"):
+            face.row[f"{TARGET}.identity_embedding"] = row[IDENTITY]
+
+    def _sample(self, faces: Sequence[TargetFace]) -> None:
+        swapper = self.loaded.swapper
+        codec = swapper.base.codec
+        targets = encode_pictures(codec, [face.frame for face in faces if face.frame is not None])
+        conditions = encode_pictures(codec, [face.condition for face in faces if face.condition is not None])
+        rows = [
+            face.row | {f"{TARGET}.latent_target": target, f"{TARGET}.latent_condition": condition}
+            for face, target, condition in zip(faces, targets, conditions, strict=True)
+        ]
+        pictures = swap_rows(swapper, rows, "latent_condition", self.sampling)[1]
+        for face, picture in zip(faces, pictures, strict=True):
+            face.swapped = picture
+
+    def _finish(self, work: _Work) -> SwappedPhoto | RowError:
+        faces = work.faces or []
+        if work.problem is None and all(face.problem for face in faces):
+            work.problem = faces[0].problem
+        if work.problem is not None:
+            return work.problem
+        assert work.source is not None  # both were read
+        assert work.target is not None
+        first, mask = faces[0].swapped, None
+        if self.settings.raw_frame:
+            assert first is not None  # the frame has no problem
+            picture = first
+        else:
+            picture, mask = paste_faces(work.target, faces, self.settings.feather)
+        grid = None
+        if self.grid:
+            grid = side_by_side(work.source, faces, with_target=self.settings.inverts)
+        return SwappedPhoto(picture, mask, faces, grid)
+
+    def _identity(self, path: Path) -> np.ndarray:
+        """Embedding of the person that `closest` looks for."""
+        try:
+            return self._need_finder().identity(decode_upright(read_photo(path)))
+        except RowError as error:
+            raise LakeError(f"{path} shows nobody to look for: {error}") from error
+
+    def _person(self, selection: FaceSelection) -> np.ndarray | None:
+        return None if selection.photo is None else self._wanted[selection.photo]
+
+    def _need_finder(self) -> FaceFinder:
+        assert self._finder is not None  # made wherever a face is chosen
+        return self._finder
+
+
+def _target_row(work: _Work, face: TargetFace) -> dict[str, Any]:
+    """The picture that is annotated: the whole target, or the aligned crop and where its face is in it."""
+    if face.face is None:
+        return {"image": work.target}
+    crop = face.face.crop
+    place = transform_points(_centre(crop.box_4)[None], crop.matrix_2x3)[0]
+    return {"image": crop.image, FACE_AT: place}
+
+
+def _centre(box_4: np.ndarray) -> np.ndarray:
+    return ((box_4[:2] + box_4[2:]) / 2).astype(np.float32)
+
+
+def _going(works: Sequence[_Work]) -> list[_Work]:
+    return [work for work in works if work.problem is None]
+
+
+def _each(works: Sequence[_Work], step: Callable[[_Work], None]) -> None:
+    """Run a step on every pair that still goes; a RowError ends that pair alone."""
+    for work in _going(works):
+        try:
+            step(work)
+        except RowError as error:
+            work.problem = error
+
+
+def _decode(side: str, path: Path) -> Image:
+    try:
+        return decode_upright(read_photo(path))
+    except RowError as error:
+        raise _of(side, error) from error
+
+
+def _of(side: str, error: RowError) -> RowError:
+    """The same reason, saying which photograph it is about."""
+    return RowError(error.reason, f"{side}: {error.detail}")
