@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import Any
 
 import numpy as np
@@ -60,13 +60,13 @@ class Annotator:
             )
         )
 
-    def annotate(self, rows: Sequence[Row], last: str) -> list[dict[str, Any] | RowError]:
-        """Columns of every row up to the stage `last`, arrays flat as in the lake, or why there are none.
+    def annotate(self, rows: Sequence[Row], stages: Collection[str]) -> list[dict[str, Any] | RowError]:
+        """Columns of `stages` and all before them, arrays flat as in the lake, or why a row has none.
 
         A row holds `image`, and `FACE_AT` where the face has been chosen.
         """
         done: list[dict[str, Any] | RowError] = [dict(row) for row in rows]
-        for stage in self.graph.needed_for([last]).stages:
+        for stage in self.graph.needed_for(stages).stages:
             assert isinstance(stage, RowStage)  # annotation stages all are
             going = [(place, row) for place, row in enumerate(done) if not isinstance(row, RowError)]
             model = self._model(stage) if going else None

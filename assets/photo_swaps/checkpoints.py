@@ -124,6 +124,8 @@ def load_swapper(
         config, weights = base_weights(graph, model_id)
         base = open_base(StageContext(lake, weights, choice.device, report), config)
         swapper = Swapper.on_base(base, folder, device=choice.device)
+        for made, reason in swapper.choices.items():
+            report(f"{made}: {reason}")
         name = _checkpoint_name(folder)
         for warning in _warnings(lake, graph, settings, folder, given=checkpoint is not None):
             report(f"warning: {warning}")

@@ -111,10 +111,12 @@ class PhotoSwapper:
         if self.settings.raw_frame:
             work.faces = [TargetFace()]
             return
-        finder = self._need_finder()
-        found = finder.find(work.target, style=self.settings.crop, size=self.size)
-        selection = self.settings.faces
-        chosen = finder.choose(work.target, found, selection, self._person(selection))
+        finder, selection = self._need_finder(), self.settings.faces
+        try:
+            found = finder.find(work.target, style=self.settings.crop, size=self.size)
+            chosen = finder.choose(work.target, found, selection, self._person(selection))
+        except RowError as error:
+            raise _of("target", error) from error
         work.faces = [TargetFace(face, problem=finder.too_small(face)) for face in chosen]
 
     def _embed_sources(self, works: Sequence[_Work]) -> None:
@@ -124,7 +126,7 @@ class PhotoSwapper:
                 rows.append(self._source_row(work))
             except RowError as error:
                 work.problem = _of("source", error)
-        for work, outcome in zip(_going(works), self.annotator.annotate(rows, IDENTITY), strict=True):
+        for work, outcome in zip(_going(works), self.annotator.annotate(rows, [IDENTITY]), strict=True):
             if isinstance(outcome, RowError):
                 work.problem = _of("source", outcome)
             else:
@@ -150,16 +152,10 @@ class PhotoSwapper:
         # a student on a raw frame needs no annotation of its target, nor does a ready-made condition image
         wanted = [CONDITION] if drawn or not self.settings.raw_frame else []
         wanted += [IDENTITY] if (self.sampling.inversion or "").startswith("trgID") else []
-        for last in wanted:
-            going = [place for place, (_, face) in enumerate(faces) if face.problem is None]
-            outcomes = self.annotator.annotate([rows[place] for place in going], last)
-            for place, outcome in zip(going, outcomes, strict=True):
-                if isinstance(outcome, RowError):
-                    faces[place][1].problem = _of("target", outcome)
-                else:
-                    rows[place] = outcome
-        for (work, face), row in zip(faces, rows, strict=True):
-            if face.problem is None:
+        for (work, face), row in zip(faces, self.annotator.annotate(rows, wanted), strict=True):
+            if isinstance(row, RowError):
+                face.problem = _of("target", row)
+            else:
                 self._prepare(work, face, row)
 
     def _prepare(self, work: _Work, face: TargetFace, row: dict[str, Any]) -> None:

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from pydantic import ValidationError
 
-from assets.landmarks import LandmarkModel, LandmarksConfig, landmarks_stage
+from assets.landmarks import FACE_AT, LandmarkModel, LandmarksConfig, landmarks_stage
 from assets.stage import StageContext
 from models.identity.embedding import IdentityEmbedder, five_points
 from resources.lake.lake import Lake
@@ -29,10 +29,10 @@ def tile(astronaut: np.ndarray) -> np.ndarray:
 def annotate(tmp_path: Path):
     lake = Lake.open(tmp_path / "lake", create=True)
 
-    def run(image: np.ndarray, config: LandmarksConfig):
+    def run(image: np.ndarray, config: LandmarksConfig, **row: object):
         stage = landmarks_stage(config)
         model = LandmarkModel(config, StageContext(lake, stage.resolve_weights(), "cpu", print))
-        (outcome,) = model([{"image": image}])
+        (outcome,) = model([{"image": image, **row}])
         return outcome
 
     return run
@@ -49,6 +49,14 @@ def test_several_faces_follow_the_stated_policy(tile: np.ndarray, annotate) -> N
     assert turned.reason == Reason.EXTREME_POSE
     empty = annotate(np.full((200, 200, 3), 90, np.uint8), LandmarksConfig())
     assert empty.reason == Reason.NO_FACE
+
+
+def test_a_face_that_was_chosen_already_is_taken_whatever_the_policy(tile: np.ndarray, annotate) -> None:
+    first = annotate(tile, LandmarksConfig(), **{FACE_AT: (250, 120)})
+    assert first["face_box"][2] < 512
+    assert first["face_count"] == 2
+    config = LandmarksConfig(several_faces="quarantine")
+    assert annotate(tile, config, **{FACE_AT: np.array([700, 200])})["face_box"][0] > 512
 
 
 def test_closest_takes_the_wanted_person_or_nobody(tile: np.ndarray, astronaut: np.ndarray, annotate) -> None:

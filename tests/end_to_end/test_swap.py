@@ -22,6 +22,7 @@ from models.worlds.world import render
 from pipeline.cli import app
 from resources.photos.decoding import decode_upright
 from resources.photos.marking import read_mark
+from resources.weights.resolve import resolve
 
 CONSENT = "rendered faces, nobody is shown"
 PLACES = ((20, 120), (320, 30), (620, 150))
@@ -103,7 +104,7 @@ def test_the_right_face_of_a_group_is_swapped_and_all_else_is_the_same_to_the_bi
     swap, group: Group, source: Path, tmp_path: Path
 ) -> None:
     ways = {
-        1: ("--faces", "index:1", "--inverse_steps", 1, "--grid"),
+        1: ("--faces", "index:1", "--inverse_cond", "trgID_noCond", "--inverse_steps", 1, "--grid"),
         2: ("--faces", f"closest:{group.portraits[2]}"),
     }
     for person, flags in ways.items():
@@ -126,7 +127,9 @@ def test_the_right_face_of_a_group_is_swapped_and_all_else_is_the_same_to_the_bi
     assert read_mark((tmp_path / "1_grid.png").read_bytes()) is not None
 
 
-def test_all_faces_are_swapped_each_as_if_alone(swap, group: Group, source: Path, tmp_path: Path) -> None:
+def test_all_faces_are_swapped_each_as_if_alone(
+    swap, group: Group, source: Path, astronaut: np.ndarray, tmp_path: Path
+) -> None:
     said = swap(source, group.photo, "-o", tmp_path / "all.png", "--faces", "all", "--grid")
     assert [face["swapped"] for face in said["faces"]] == [True] * 3
     together = pixels(tmp_path / "all.png")
@@ -140,7 +143,8 @@ def test_all_faces_are_swapped_each_as_if_alone(swap, group: Group, source: Path
     assert np.abs(alone - together[group.heads[2]]).max() <= 1
     done = swap(source, group.photo, "-o", tmp_path / "none.png", "--faces", "index:3", code=1)
     assert "there is no face 3: 3 were found" in str(done.exception)
-    stranger = swap(source, group.photo, "--faces", f"closest:{source}", code=1)
+    Image.fromarray(astronaut).save(tmp_path / "stranger.png")
+    stranger = swap(source, group.photo, "--faces", f"closest:{tmp_path / 'stranger.png'}", code=1)
     assert "none of 3 faces is the wanted person" in str(stranger.exception)
 
 
@@ -257,7 +261,17 @@ def test_a_checkpoint_by_hand_is_loaded_strictly(swap, smoke_lake, source: Path,
     student = smoke_lake.lake.current_artifact("student")
     folder = smoke_lake.lake.fetch(student.location)
     usual = swap(source, target, "-o", tmp_path / "usual.png", "--raw-frame")
-    given = swap(source, target, "-o", tmp_path / "given.png", "--raw-frame", "--checkpoint_path", folder)
+    given = swap(
+        source,
+        target,
+        "-o",
+        tmp_path / "given.png",
+        "--raw-frame",
+        "--checkpoint_path",
+        folder,
+        "--model_id",
+        resolve("tiny_base").path,
+    )
     assert given["model_id"] == usual["model_id"] == folder.name
     bare = tmp_path / "bare"
     bare.mkdir()

@@ -9,7 +9,9 @@ import pytest
 import typer.core
 import typer.main
 
+from assets.identity_pulid import PulidConfig, swap_source_stage
 from assets.photo_swaps.settings import ConditionType, FaceSelection, condition_of_type
+from assets.stage import RowStage
 from models.faces.condition import ConditionRecipe
 from models.swap.sampling_config import SamplingConfig
 from pipeline.cli import app
@@ -22,6 +24,7 @@ from pipeline.commands.swap_options import (
     last_folder,
 )
 from pipeline.options import UsageError
+from pipeline.profiles import profile
 
 NO_FLAGS: dict[str, Any] = {
     **dict.fromkeys(SwapFlags.__dataclass_fields__),
@@ -116,6 +119,20 @@ def test_faces_are_chosen_by_one_word() -> None:
     assert FaceSelection.parse("largest") == FaceSelection()
     assert FaceSelection.parse("index:2,0,2").indices == (2, 0)
     assert FaceSelection.parse("closest:a:b.jpg").photo == Path("a:b.jpg")
+
+
+def test_sources_are_embedded_unmasked_where_training_masks_them() -> None:
+    trained = profile("flux-krea").graph()["identity_embedding"]
+    assert isinstance(trained, RowStage)
+    swapped = swap_source_stage(trained)
+    assert isinstance(trained.config, PulidConfig)
+    assert isinstance(swapped.config, PulidConfig)
+    assert (trained.config.source, swapped.config.source) == ("masked", "unmasked")
+    assert swap_source_stage(trained, masked=True).config == trained.config
+    assert (swapped.name, swapped.outputs) == (trained.name, trained.outputs)
+    other = profile("tiny").graph()["identity_embedding"]
+    assert isinstance(other, RowStage)
+    assert swap_source_stage(other) is other
 
 
 def test_places_that_contradict_are_refused(tmp_path: Path) -> None:
