@@ -65,13 +65,13 @@ class JointAttention:
 
     Attributes:
         main_rotary: tables of the text and image tokens.
-        condition_rotary: tables of the condition tokens; None where none run along.
+        condition_rotary: tables of the condition tokens; empty where none run along.
         independent_condition: whether the condition sees itself alone.
         backend: the attention kernel.
     """
 
     main_rotary: Rotary
-    condition_rotary: Rotary | None
+    condition_rotary: Rotary
     independent_condition: bool
     backend: AttentionBackend
 
@@ -147,7 +147,7 @@ def join_and_attend(
     if isinstance(condition, KeyValue):
         key, value = torch.cat([key, condition.key_BLHD], dim=1), torch.cat([value, condition.value_BLHD], 1)
     elif condition is not None:
-        tables = cast(Rotary, joint.condition_rotary)
+        tables = joint.condition_rotary
         asked, seen = rotated(condition[0], tables), KeyValue(rotated(condition[1], tables), condition[2])
         key, value = torch.cat([key, seen.key_BLHD], dim=1), torch.cat([value, seen.value_BLHD], dim=1)
         if joint.independent_condition:

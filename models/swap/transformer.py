@@ -143,13 +143,15 @@ class SwapTransformer(nn.Module):
         words = Branch(flux.context_embedder(text.tokens_BTD), main_modulation, adapted=False)
         embedded = branch_linear(flux.x_embedder, latents_BLC, adapted=False)
         image = Branch(embedded, main_modulation, adapted=False)
-        condition, condition_rotary = None, None
+        main_ids = torch.cat([text_ids, image_ids])
+        condition, condition_ids = None, main_ids[:0]
         if condition_cache is not None:
             self._check_cache(condition_cache, condition_BLC, len(latents_BLC))
         elif condition_BLC is not None:
-            condition, condition_rotary = self._condition(condition_BLC, text, condition_ids_L3)
+            condition, condition_ids = self._condition(condition_BLC, text, condition_ids_L3)
+        main_rotary, condition_rotary = self._rotary(main_ids, condition_ids)
         joint = JointAttention(
-            self._rotary(torch.cat([text_ids, image_ids])),
+            main_rotary,
             condition_rotary,
             self.config.condition.independent_condition,
             self.attention,
@@ -168,13 +170,14 @@ class SwapTransformer(nn.Module):
             raise CacheUnavailable(
                 f"the condition cannot be cached: {refusal}. Pass condition_BLC to every forward pass."
             )
-        condition, rotary = self._condition(condition_BLC, self._in_dtype(text), condition_ids_L3)
+        condition, ids_L3 = self._condition(condition_BLC, self._in_dtype(text), condition_ids_L3)
+        (rotary,) = self._rotary(ids_L3)
         return encode_blocks(self.flux, condition, rotary, self.attention)
 
     def _condition(
         self, condition_BLC: Tensor, text: TextEmbedding, ids_L3: Tensor | None
-    ) -> tuple[Branch, Rotary]:
-        """Embed the condition, and place it."""
+    ) -> tuple[Branch, Tensor]:
+        """Embed the condition and place it: the branch, and its (L, 3) position ids."""
         still = torch.full(
             (len(condition_BLC),),
             constants.CONDITION_TIMESTEP,
@@ -184,7 +187,7 @@ class SwapTransformer(nn.Module):
         modulation = self._modulation(still, constants.CONDITION_GUIDANCE, text.pooled_BD)
         embedded = branch_linear(self.flux.x_embedder, condition_BLC.to(self._dtype), adapted=True)
         ids = condition_position_ids(self._ids(ids_L3, condition_BLC), self.config.condition)
-        return Branch(embedded, modulation, adapted=True), self._rotary(ids)
+        return Branch(embedded, modulation, adapted=True), ids
 
     def _blocks(
         self,
@@ -244,8 +247,11 @@ class SwapTransformer(nn.Module):
     def _in_dtype(self, text: TextEmbedding) -> TextEmbedding:
         return TextEmbedding(text.tokens_BTD.to(self._dtype), text.pooled_BD.to(self._dtype))
 
-    def _rotary(self, ids_L3: Tensor) -> Rotary:
-        return cast(Rotary, self.flux.pos_embed(ids_L3))
+    def _rotary(self, *ids_L3: Tensor) -> list[Rotary]:
+        """Return the tables of several rows of tokens, computed together."""
+        lengths = [len(ids) for ids in ids_L3]
+        cosines, sines = cast(Rotary, self.flux.pos_embed(torch.cat(ids_L3)))
+        return list(zip(cosines.split(lengths), sines.split(lengths), strict=True))
 
     @staticmethod
     def _ids(ids_L3: Tensor | None, tokens_BLC: Tensor) -> Tensor:
