@@ -18,7 +18,7 @@ from assets.photo_swaps.faces import FaceFinder
 from assets.photo_swaps.outputs import SwappedPhoto, TargetFace, paste_faces, side_by_side
 from assets.photo_swaps.pairs import PhotoPair
 from assets.photo_swaps.settings import FaceSelection, SwapSettings
-from assets.stage import StageGraph
+from assets.stage import RowStage, StageGraph
 from assets.swapping import SOURCE, TARGET, swap_rows
 from models.faces.alignment import transform_points
 from models.faces.condition import condition_masks
@@ -29,9 +29,6 @@ from models.faces.parsing import decode_codes, unpack_mask
 from resources.lake.errors import LakeError
 from resources.photos.decoding import decode_upright, read_photo
 from resources.photos.reasons import RowError
-
-MODEL_BATCH = 8
-"""Faces that pass the swap model together."""
 
 
 @dataclass
@@ -73,6 +70,9 @@ class PhotoSwapper:
         self.annotator, self.loaded, self.settings, self.grid = annotator, loaded, settings, grid
         self.size = loaded.swapper.base.config.image_size
         config, condition = swaps_config(graph), graph[CONDITION].config
+        swaps = graph["swaps"]
+        assert isinstance(swaps, RowStage)  # `swaps_config` has looked
+        self._batch = swaps.batch_size
         assert isinstance(condition, ConditionStageConfig)  # every profile's condition stage has it
         self.recipe = settings.recipe(condition.image)
         try:
@@ -96,8 +96,8 @@ class PhotoSwapper:
         self._embed_sources(works)
         self._annotate_targets(works)
         faces = [face for work in _going(works) for face in work.faces or () if face.problem is None]
-        for start in range(0, len(faces), MODEL_BATCH):
-            self._sample(faces[start : start + MODEL_BATCH])
+        for start in range(0, len(faces), self._batch):
+            self._sample(faces[start : start + self._batch])
         return [self._finish(work) for work in works]
 
     def _read(self, work: _Work) -> None:

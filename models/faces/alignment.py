@@ -202,12 +202,10 @@ def place_mask(mask_SS: Mask, matrix_2x3: Points, size: tuple[int, int]) -> Mask
     Raises:
         ValueError: a matrix without inverse.
     """
-    height, width = size
-    centred = invert(matrix_2x3).astype(np.float64)
-    centred[:, 2] += centred[:, :2] @ (0.5, 0.5) - 0.5
-    return cv2.warpAffine(
-        (mask_SS != 0).astype(np.uint8), centred, (width, height), flags=cv2.INTER_NEAREST, borderValue=0
-    ).astype(np.bool_)
+    covered = np.zeros(size, np.bool_)
+    region, shifted = _region(matrix_2x3, mask_SS.shape, size)
+    covered[region] = _covered(mask_SS, shifted, covered[region].shape)
+    return covered
 
 
 def paste_back(
@@ -232,14 +230,45 @@ def paste_back(
     mask = np.ones(side, np.bool_) if mask_SS is None else require_mask(mask_SS, side, "mask_SS")
     if feather < 0:
         raise ValueError(f"feather {feather} must not be negative")
-    placed = warp(frame, invert(matrix_2x3), photo.shape[:2])
-    covered = place_mask(mask, matrix_2x3, photo.shape[:2])
     result = photo.copy()
-    if feather == 0:
-        result[covered] = placed[covered]
+    region, shifted = _region(matrix_2x3, side, photo.shape[:2])
+    part = photo[region]
+    if not part.size:
         return result
-    depth = cv2.distanceTransform(covered.astype(np.uint8), cv2.DIST_L2, cv2.DIST_MASK_PRECISE)
-    share = np.clip(depth / feather, 0, 1)[covered][:, None]
-    mixed = placed[covered] * share + photo[covered] * (1 - share)
-    result[covered] = np.rint(mixed).astype(np.uint8)
+    covered = _covered(mask, shifted, part.shape[:2])
+    placed = warp(frame, invert(shifted), part.shape[:2])[covered]
+    if feather > 0:
+        depth = cv2.distanceTransform(covered.astype(np.uint8), cv2.DIST_L2, cv2.DIST_MASK_PRECISE)
+        share = np.clip(depth / feather, 0, 1)[covered][:, None]
+        placed = np.rint(placed * share + part[covered] * (1 - share)).astype(np.uint8)
+    result[region][covered] = placed
     return result
+
+
+def _region(
+    matrix_2x3: Points, side: tuple[int, int], size: tuple[int, int]
+) -> tuple[tuple[slice, slice], Points]:
+    """Rows and columns of the photo that a frame can cover, and the transform from there to the frame.
+
+    A face takes little of a large photo; what is pasted costs as much as the face.
+    """
+    height, width = side
+    corners = np.array([[0, 0], [width, 0], [width, height], [0, height]], np.float32)
+    there = transform_points(corners, invert(matrix_2x3))
+    # one pixel more, so that the outside of the mask is in the region wherever the photo has it
+    low = np.clip(np.floor(there.min(axis=0)) - 1, 0, size[::-1]).astype(int)
+    high = np.clip(np.ceil(there.max(axis=0)) + 1, 0, size[::-1]).astype(int)
+    shifted = matrix_2x3.astype(np.float64)
+    shifted[:, 2] += shifted[:, :2] @ low
+    return (slice(low[1], high[1]), slice(low[0], high[0])), shifted.astype(np.float32)
+
+
+def _covered(mask_SS: Mask, matrix_2x3: Points, size: tuple[int, int]) -> Mask:
+    """Pixels of a region of `size` = (height, width) whose place in the frame is in the mask."""
+    if 0 in size:
+        return np.zeros(size, np.bool_)
+    centred = invert(matrix_2x3).astype(np.float64)
+    centred[:, 2] += centred[:, :2] @ (0.5, 0.5) - 0.5
+    return cv2.warpAffine(
+        (mask_SS != 0).astype(np.uint8), centred, size[::-1], flags=cv2.INTER_NEAREST, borderValue=0
+    ).astype(np.bool_)

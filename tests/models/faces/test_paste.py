@@ -46,3 +46,20 @@ def test_nothing_outside_the_placed_mask_changes_and_it_lies_where_the_matrix_sa
     assert (faded[depth >= 7] == 255).all()
     shallow = (depth > 0) & (depth < 7)
     np.testing.assert_allclose(faded[shallow], 255 * depth[shallow] / 7, atol=1)
+
+
+def test_a_face_at_the_edge_of_the_photo_is_cut_off_and_one_beside_it_changes_nothing() -> None:
+    photo = np.zeros((60, 80, 3), np.uint8)
+    frame, everything = np.full((32, 32, 3), 255, np.uint8), np.ones((32, 32), np.bool_)
+    corner = np.array([[1, 0, 16], [0, 1, 16]], np.float32)  # the photo's corner is the frame's middle
+    expected = np.zeros((60, 80), np.bool_)
+    expected[:16, :16] = True
+    np.testing.assert_array_equal(place_mask(everything, corner, (60, 80)), expected)
+    np.testing.assert_array_equal(paste_back(photo, frame, corner) == 255, expected[..., None].repeat(3, 2))
+    # no fade towards the photo's border, for the face goes on behind it
+    faded = paste_back(photo, frame, corner, everything, 4.0)[..., 0]
+    assert faded[0, 0] == 255
+    assert 0 < faded[0, 15] < 128
+    far = np.array([[1, 0, -500], [0, 1, 16]], np.float32)
+    assert not place_mask(everything, far, (60, 80)).any()
+    np.testing.assert_array_equal(paste_back(photo, frame, far, everything, 4.0), photo)
