@@ -10,7 +10,8 @@ from assets.curves import loss_curve
 from assets.stage import ArtifactStage, Input, StageContext
 from assets.swap_base import PROMPTS_STAGE, open_base
 from assets.training import TrainingConfig, keep_losses_only, train_checkpoint
-from assets.training_rows import need_artifact, training_rows
+from assets.training_data import teacher_data
+from assets.training_rows import need_artifact
 from resources.lake.lake import Artifact
 
 CODE_VERSION = "1"
@@ -20,17 +21,15 @@ def teacher_stage(config: TrainingConfig) -> ArtifactStage:
     """The stage `teacher`: adapters trained on one release."""
 
     def build(context: StageContext, fingerprint: bytes) -> Artifact:
-        from models.swap.data import TeacherData
-
         release = need_artifact(context.lake, "release")
         base = open_base(context, config.base)
-        rows = training_rows(context.lake, release, base.config.image_tokens)
-        data = TeacherData(rows.target_NLC, rows.condition_NLC, rows.identity_ND, rows.people)
+        prepared = teacher_data(context.lake, release, base, config)
         return train_checkpoint(
             context,
             config,
             base,
-            data,
+            prepared.data,
+            validation_rows=prepared.validation,
             stage="teacher",
             code_version=CODE_VERSION,
             fingerprint=fingerprint,
@@ -43,7 +42,7 @@ def teacher_stage(config: TrainingConfig) -> ArtifactStage:
         description="LoRA on the condition branch, trained to undo APPLE's condition image.",
         config=config,
         inputs=(Input(PROMPTS_STAGE), Input("release")),
-        weights=config.base.roles,
+        weights=config.roles,
         build=build,
         finish=keep_losses_only,
         preview=loss_curve,

@@ -1,8 +1,16 @@
-"""Released rows as arrays: what teacher and student learn from, read at the release's pinned version."""
+"""Released rows as training data: what teacher and student learn from, read at the release's pinned version.
+
+Latents stay in the lake and are read by row when a batch needs them, sorted, one batch ahead of the training.
+A row of FLUX at 512 px is 2 x 128 KiB of latents and 128 KiB of identity tokens as float16: 1.5 million of
+them are 590 GB, of which a training of 16 rows a step holds some 12 MB at a time (two batches). Kept in
+memory are ids, people and row ids, some 200 bytes a row, and all of a set that is small anyway.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -10,35 +18,109 @@ from assets.batches import column_values
 from assets.release import released_rows
 from resources.lake.errors import LakeError
 from resources.lake.lake import Artifact, Lake
+from resources.lake.table import Snapshot
+
+if TYPE_CHECKING:  # torch loads seconds later, when something is trained
+    from models.swap.data import Rows
+
+IN_MEMORY_BYTES = 512 * 1024 * 1024
+"""A column that takes no more is read once and kept."""
+
+
+class LakeRows:
+    """One fixed-size column of the named rows of a pinned snapshot, read when asked for.
+
+    `lake_rows[array of N places]` gives (N, *shape), in the order asked, a place twice if it is asked twice.
+    Safe in several threads: nothing is held but the snapshot.
+    """
+
+    def __init__(self, snapshot: Snapshot, row_ids: np.ndarray, column: str, shape: Sequence[int]) -> None:
+        self._snapshot, self._row_ids, self._column = snapshot, row_ids, column
+        self._shape = tuple(shape)
+
+    def __len__(self) -> int:
+        """How many rows there are."""
+        return len(self._row_ids)
+
+    def __getitem__(self, places_B: np.ndarray) -> np.ndarray:
+        """Read rows. Raises LakeError when one is gone or empty at the pinned version."""
+        wanted, back = np.unique(self._row_ids[places_B], return_inverse=True)
+        values = column_values(self._snapshot.read_table(wanted.tolist(), [self._column])[self._column])
+        empty = [int(row) for row, value in zip(wanted, values, strict=True) if value is None]
+        if empty:
+            raise LakeError(
+                f"{self._column} of {self._snapshot.table.uri} is empty in row {empty[0]} at version "
+                f"{self._snapshot.version}, though it was released; run `orchard run release --force`"
+            )
+        return np.stack(values)[back].reshape(len(places_B), *self._shape)
+
+
+def rows_of(
+    snapshot: Snapshot,
+    row_ids: np.ndarray,
+    column: str,
+    shape: Sequence[int],
+    in_memory_bytes: int = IN_MEMORY_BYTES,
+) -> Rows:
+    """A column of the named rows: an array where it is small, else a reader of the lake.
+
+    `shape` is that of one row; -1 in it is what the column's length gives.
+    """
+    rows = LakeRows(snapshot, row_ids, column, shape)
+    field = snapshot.dataset.schema.field(column).type
+    if len(row_ids) * field.list_size * field.value_type.bit_width // 8 <= in_memory_bytes:
+        return rows[np.arange(len(row_ids))]
+    return rows
 
 
 @dataclass(frozen=True)
 class TrainingRows:
-    """N released photographs: ids, people, latents (N, L, C) float16, embeddings (N, D) float32."""
+    """N released photographs by row: latents (L, C) float16, embeddings (D,), and who they are of.
+
+    `reference_ND` is None where the lake has no such column.
+    """
 
     image_ids: list[str]
     people: np.ndarray
-    target_NLC: np.ndarray
-    condition_NLC: np.ndarray
-    identity_ND: np.ndarray
+    target_NLC: Rows
+    condition_NLC: Rows
+    identity_ND: Rows
+    reference_ND: Rows | None = None
 
 
-def training_rows(lake: Lake, release: Artifact, tokens: int) -> TrainingRows:
-    """Read the training rows of a release at the version it pinned; `tokens` is L, the model's."""
+def training_rows(
+    lake: Lake, release: Artifact, tokens: int, in_memory_bytes: int = IN_MEMORY_BYTES
+) -> TrainingRows:
+    """The training rows of a release at the version it pinned; `tokens` is L, the model's."""
     image_ids, people = released_rows(lake, release, "train")
     snapshot = lake.faces.snapshot(int(release.metadata["version"]))
-    names = ["latent_target", "latent_condition", "identity_embedding"]
-    scanned = snapshot.scan(["image_id"])
-    handles = dict(zip(scanned["image_id"].to_pylist(), scanned["_rowid"].to_pylist(), strict=True))
-    read = snapshot.read_table([handles[image_id] for image_id in image_ids], names)
-    target, condition, identity = (np.stack(column_values(read[name])) for name in names)
+    row_ids = row_ids_of(snapshot, image_ids)
+    latents = {
+        name: rows_of(snapshot, row_ids, name, (tokens, -1), in_memory_bytes)
+        for name in ("latent_target", "latent_condition")
+    }
+    reference = None
+    if "identity_reference" in snapshot.columns:
+        reference = rows_of(snapshot, row_ids, "identity_reference", (-1,), in_memory_bytes)
     return TrainingRows(
         image_ids=image_ids,
         people=people,
-        target_NLC=target.reshape(len(image_ids), tokens, -1),
-        condition_NLC=condition.reshape(len(image_ids), tokens, -1),
-        identity_ND=identity,
+        target_NLC=latents["latent_target"],
+        condition_NLC=latents["latent_condition"],
+        identity_ND=rows_of(snapshot, row_ids, "identity_embedding", (-1,), in_memory_bytes),
+        reference_ND=reference,
     )
+
+
+def row_ids_of(snapshot: Snapshot, keys: Sequence[str]) -> np.ndarray:
+    """Row ids of the rows with these keys. Raises LakeError when one is not in the snapshot."""
+    key = snapshot.table.key
+    scanned = snapshot.scan([key])
+    handles = dict(zip(scanned[key].to_pylist(), scanned["_rowid"].to_pylist(), strict=True))
+    lost = [name for name in keys if name not in handles]
+    if lost:
+        raise LakeError(f"{lost[0]} is not in {snapshot.table.uri} at version {snapshot.version}")
+    return np.array([handles[name] for name in keys], np.int64)
 
 
 def need_artifact(lake: Lake, stage: str) -> Artifact:

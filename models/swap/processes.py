@@ -38,3 +38,8 @@ def agreed(value: int) -> bool:
     box: list[int | None] = [None] * dist.get_world_size()
     dist.all_gather_object(box, value)
     return len(set(box)) == 1
+
+
+def wait_for_all() -> None:
+    """Return when every process has come here."""
+    agreed(0)

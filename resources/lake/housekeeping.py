@@ -19,13 +19,13 @@ from resources.lake.locks import alone_on_lake
 from resources.lake.purge import drop_versions, untagged_versions
 from resources.lake.storage import StoredFile
 from resources.lake.table import LakeTable
+from resources.tracking.layout import EVENTS_FOLDER, GRIDS_FOLDER, KEPT
 
 DEFAULT_KEEP_SECONDS = 24 * 3600.0
 SAFETY_SECONDS = 3600.0
 """Files without any reference are left alone when younger: on a shared disk, workers of another machine may
 be about to commit them. A clock that went backwards makes files look younger, so it keeps too much only."""
 
-LOSSES_FILE = "losses.jsonl"
 UNFINISHED = ".unfinished"
 
 
@@ -95,16 +95,27 @@ def collect_garbage(
 
 
 def training_leftovers(lake: Lake) -> list[str]:
-    """States of trainings that were broken off, and of finished ones whose loss curve alone is wanted.
+    """States of broken-off trainings, and those of finished ones, of which only what people look at stays.
 
     A rerun with the same inputs would resume the broken-off ones.
     """
     curves = _used(lake)
     leftovers: list[str] = []
     for folder in lake.storage.children("training"):
-        states = [item for item in lake.storage.children(folder) if not item.endswith(f"/{LOSSES_FILE}")]
+        states = [item for item in lake.storage.children(folder) if item.rpartition("/")[2] not in KEPT]
         leftovers += states if folder in curves else [folder]
     return leftovers
+
+
+def training_pictures(lake: Lake) -> list[str]:
+    """Validation grids and events, which show photographs, of all trainings."""
+    shown = {GRIDS_FOLDER, EVENTS_FOLDER}
+    return [
+        item
+        for folder in lake.storage.children("training")
+        for item in lake.storage.children(folder)
+        if item.rpartition("/")[2] in shown
+    ]
 
 
 def remove_all(lake: Lake, locations: Iterable[str]) -> None:

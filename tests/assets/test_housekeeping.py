@@ -121,6 +121,8 @@ def test_checkpoints_lists_and_training_states_that_nothing_names_go(lake: Lake)
         "checkpoints/unused/adapter.safetensors": False,
         "checkpoints/.unfinished-1-ab/adapter.safetensors": False,
         "training/used/losses.jsonl": True,
+        "training/used/tensorboard/events.out.tfevents.0": True,
+        "training/used/validation/step_00000005.png": True,
         "training/used/state-5/optimiser.safetensors": False,
         "training/broken_off/state-5/optimiser.safetensors": False,
         "releases/used.parquet": True,

@@ -110,9 +110,9 @@ class Noted:
     def draw(self, rng, batch_size):
         return self.data.draw(rng, batch_size)
 
-    def read(self, choices):
+    def read(self, choices_BK):
         self.read_in.append(threading.current_thread().name)
-        return self.data.read(choices)
+        return self.data.read(choices_BK)
 
 
 def _read(rows: range, ahead: int, first: int = 1) -> tuple[list[tuple[int, list]], Noted]:
@@ -136,10 +136,10 @@ def test_batches_are_the_same_however_they_are_read_and_shared():
 
 def test_an_error_while_reading_is_raised_at_its_step():
     class Broken(Noted):
-        def read(self, choices):
+        def read(self, choices_BK):
             if len(self.read_in) == 2:
                 raise OSError("the disk is gone")
-            return super().read(choices)
+            return super().read(choices_BK)
 
     steps = read_batches(Broken(), TrainingRecipe(batch_size=2), range(2), range(1, 9))
     assert [next(steps).step, next(steps).step] == [1, 2]
