@@ -123,12 +123,18 @@ def _rows(table: TablePlan, places: np.ndarray, stages: Collection[RowStage]) ->
 
 def _write(folder: Path, files: dict[str, bytes], report: ExportReport) -> None:
     for name, data in files.items():
-        path = folder / name
-        if path.is_file() and path.read_bytes() == data:
+        if write_file(folder / name, data):
+            report.written += 1
+        else:
             report.unchanged += 1
-            continue
-        path.parent.mkdir(parents=True, exist_ok=True)
-        part = path.with_name(f".{path.name}.part")
-        part.write_bytes(data)
-        part.replace(path)
-        report.written += 1
+
+
+def write_file(path: Path, data: bytes) -> bool:
+    """Give a file this content, all at once; returns whether it had another or was not there."""
+    if path.is_file() and path.read_bytes() == data:
+        return False
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(f".{path.name}.part")
+    part.write_bytes(data)
+    part.replace(path)
+    return True

@@ -14,11 +14,11 @@ from assets.stage import ArtifactStage, Input, StageContext
 from assets.swap_base import PROMPTS_STAGE, open_base
 from assets.training import TrainingConfig, checkpoint_folder, keep_losses_only, train_checkpoint
 from assets.training_rows import need_artifact, training_rows
+from assets.triplets_release import released_triplets
 from resources.lake.errors import LakeError
 from resources.lake.lake import Artifact
-from resources.lake.schema import Status
 
-CODE_VERSION = "1"
+CODE_VERSION = "2"
 
 
 def student_stage(config: TrainingConfig) -> ArtifactStage:
@@ -35,9 +35,11 @@ def student_stage(config: TrainingConfig) -> ArtifactStage:
         tokens = base.config.image_tokens
         rows = training_rows(lake, release, tokens)
         snapshot = lake.triplets.snapshot(int(triplets.metadata["version"]))
-        read = snapshot.scan(
+        handles = snapshot.scan(["pair_id"])
+        row_ids = dict(zip(handles["pair_id"].to_pylist(), handles["_rowid"].to_pylist(), strict=True))
+        read = snapshot.read_table(
+            [row_ids[pair_id] for pair_id in released_triplets(lake, triplets)],
             ["target_image_id", "swapped_latents"],
-            filter=f"pseudo_triplets_state.status = '{Status.OK.value}'",
         )
         places = {image_id: place for place, image_id in enumerate(rows.image_ids)}
         targets = [places.get(image_id, -1) for image_id in read["target_image_id"].to_pylist()]

@@ -26,6 +26,7 @@ from assets.student import student_stage
 from assets.swap_base import BaseConfig, one_file_base
 from assets.swaps import SwapsConfig, swaps_stage
 from assets.teacher import TrainingConfig, teacher_stage
+from assets.triplet_scores import scores_config, triplet_scores_stage
 from assets.triplets_release import triplets_release_stage
 from models.aesthetics.clip_aesthetics import TRAINING_THRESHOLD
 from models.faces.condition import ConditionRecipe
@@ -138,6 +139,7 @@ def build_graph(
             pseudo_triplets_stage(
                 PseudoTripletsConfig(base=base, sampling=sampling), batches.pseudo_triplets
             ),
+            triplet_scores_stage(scores_config(annotation), annotation),
             triplets_release_stage(),
             student_stage(TrainingConfig(base=base, recipe=student)),
             swaps_stage(SwapsConfig(base=base, sampling=plain, inversion=sampling), batches.swaps),

@@ -87,12 +87,16 @@ def _bad_files(lake: Lake, artifact: Artifact, location: str) -> Iterator[str]:
 
 
 def _bad_list(lake: Lake, artifact: Artifact, path: Path) -> Iterator[str]:
-    """A release's list: readable, and with what was left out it is all photographs of the pinned version."""
+    """A release's list: readable, and with what was left out it is all rows of the pinned version."""
     try:
-        uses = pq.read_table(path, columns=["use"])["use"].to_pylist()
+        listed = pq.read_table(path)
     except (OSError, ValueError, pa.ArrowException) as error:
         yield f"{artifact.location} cannot be read ({str(error).splitlines()[0]})"
         return
+    if "pair_id" in listed.column_names:
+        yield from _bad_triplet_list(artifact, listed.num_rows)
+        return
+    uses = listed["use"].to_pylist()
     told = artifact.metadata.get("training_rows")
     if uses.count("train") != told:
         yield f"{artifact.location} lists {uses.count('train')} rows to train on, the release says {told}"
@@ -106,6 +110,16 @@ def _bad_list(lake: Lake, artifact: Artifact, path: Path) -> Iterator[str]:
             f"{len(uses)} listed and {excluded} excluded rows are not the {photographs} photographs of "
             "the pinned version"
         )
+
+
+def _bad_triplet_list(artifact: Artifact, listed: int) -> Iterator[str]:
+    """Released triplets and those left out are all rows there were."""
+    told, rows = artifact.metadata.get("triplets"), artifact.metadata.get("rows")
+    left_out = sum(artifact.metadata.get("left_out", {}).values())
+    if listed != told:
+        yield f"{artifact.location} lists {listed} triplets, the release says {told}"
+    elif listed + left_out != rows:
+        yield f"{listed} listed and {left_out} left out triplets are not the {rows} of the pinned version"
 
 
 def _bad_checkpoint(artifact: Artifact, folder: Path) -> Iterator[str]:

@@ -1,4 +1,4 @@
-"""`values_finite`: rows that are ok hold every value and no NaN or infinity, other rows hold none."""
+"""`values_finite`: rows that are ok hold every value they must and no NaN or infinity, other rows none."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from resources.lake.schema import Column, Status
 def values_finite(shard: StageShard) -> Finding:
     """Look at all outputs of a row stage.
 
-    No stage declares an output that may be missing, so an ok row without a value is wrong, and so is a value
-    in a row that is not ok: nothing says how it was made.
+    An ok row without a value is wrong unless the column is declared optional, and so is a value in a row that
+    is not ok: nothing says how it was made.
 
     Raises TypeError for the photographs themselves, which have no outputs.
     """
@@ -55,7 +55,9 @@ def values_finite(shard: StageShard) -> Finding:
 def _faults(values: pa.Array, column: Column, ok: np.ndarray) -> dict[str, np.ndarray]:
     """Rows of a batch by what is wrong with them, as bool arrays of the batch's length."""
     there = np.asarray(pc.is_valid(values)).astype(bool)
-    faults = {"is missing": ok & ~there, "is there though the row is not ok": ~ok & there}
+    faults = {"is there though the row is not ok": ~ok & there}
+    if not column.optional:
+        faults["is missing"] = ok & ~there
     if column.quantum is not None:
         faults["is not finite"] = ok & there & ~_all_finite(values)
     return faults

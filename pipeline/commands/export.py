@@ -1,4 +1,4 @@
-"""`orchard export`: photographs and annotations as a folder tree that other programs read."""
+"""`orchard export`: photographs and annotations, or triplets, as a folder that other programs read."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import typer
 
 from assets.apple_export import export_apple
 from assets.apple_layout import LAYOUT_STAGES
+from assets.apple_triplets import export_triplets
 from models.faces.condition import ConditionRecipe
 from pipeline.options import (
     DEFAULT_LAKE,
@@ -22,14 +23,19 @@ from pipeline.options import (
     print_json,
 )
 
-EXPORT_LAYOUTS = ("apple",)
+PHOTOGRAPHS, TRIPLETS = "apple", "apple-triplets"
+EXPORT_LAYOUTS = (PHOTOGRAPHS, TRIPLETS)
 
 
 def export_command(
     path: Annotated[Path, typer.Argument(metavar="DIR", help="Folder to write into; made when absent.")],
     layout: Annotated[
-        str, typer.Option(help="How files lie: apple, the tree that APPLE's scripts read.")
-    ] = "apple",
+        str,
+        typer.Option(
+            help="apple: the tree that APPLE's scripts read. apple-triplets: pseudo triplets under the names "
+            "that its student loader reads."
+        ),
+    ] = PHOTOGRAPHS,
     stage: Annotated[
         list[str] | None,
         typer.Option("--stage", help=f"Only files of this stage, repeatable: {', '.join(LAYOUT_STAGES)}."),
@@ -37,20 +43,32 @@ def export_command(
     condition: Annotated[
         str, typer.Option(help="Which condition image, by the name of APPLE's folder for it.")
     ] = ConditionRecipe().folder,
+    released: Annotated[
+        bool, typer.Option("--released", help="apple-triplets: only those of the current triplets_release.")
+    ] = False,
+    any_names: Annotated[
+        bool, typer.Option("--any-names", help="apple-triplets: also names that APPLE's loader refuses.")
+    ] = False,
     lake: LakeOption = DEFAULT_LAKE,
     profile: ProfileOption = DEFAULT_PROFILE,
     json: JsonOption = False,
 ) -> None:
-    """Write the lake's photographs and fresh annotations as files.
+    """Write the lake's photographs and fresh annotations, or its triplets, as files.
 
-    The same lake gives the same bytes. `orchard ingest DIR --layout apple` reads such a tree back.
+    The same lake gives the same bytes. `orchard ingest DIR --layout apple` reads a tree of photographs back.
 
     Examples:
         orchard export ~/tree
         orchard export ~/tree --stage landmarks --stage iris
+        orchard export ~/triplets --layout apple-triplets --released
     """
     if layout not in EXPORT_LAYOUTS:
         raise UsageError(f"no layout {layout!r} to export; there are: {', '.join(EXPORT_LAYOUTS)}")
+    if layout == TRIPLETS:
+        _export_triplets(path, stage, released, any_names, lake, profile, json)
+        return
+    if released or any_names:
+        raise UsageError("--released and --any-names belong to --layout apple-triplets")
     unknown = [name for name in stage or [] if name not in LAYOUT_STAGES]
     if unknown:
         raise UsageError(f"no files of {', '.join(unknown)}; there are: {', '.join(LAYOUT_STAGES)}")
@@ -65,4 +83,30 @@ def export_command(
         return
     for name, count in report.as_json()["photographs"].items():
         typer.echo(f"{name}: {count} photographs")
+    typer.echo(f"{report.written} files written, {report.unchanged} were there already")
+
+
+def _export_triplets(
+    path: Path, stage: list[str] | None, released: bool, any_names: bool, lake: str, profile: str, json: bool
+) -> None:
+    if stage:
+        raise UsageError("--stage belongs to --layout apple; triplets have no files of single stages")
+    opened = open_lake(lake)
+    report = export_triplets(
+        opened, open_graph(opened, profile), path, released=released, any_names=any_names
+    )
+    if json:
+        print_json(report.as_json())
+        return
+    typer.echo(f"{report.triplets} triplets, {report.scored} of them in score.json")
+    for reason, count in sorted(report.left_out.items()):
+        typer.echo(f"left out, {reason}: {count}")
+    if report.foreign_names:
+        typer.echo(
+            f"{report.foreign_names} names are not as in VGGFace2-HQ: APPLE's loader refuses this folder"
+        )
+    if report.others_there:
+        typer.echo(
+            f"{report.others_there} pictures in {path} are of no triplet of today; they were left alone"
+        )
     typer.echo(f"{report.written} files written, {report.unchanged} were there already")

@@ -13,6 +13,7 @@ from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
@@ -48,6 +49,8 @@ HOLDERS: dict[str, tuple[str, ...]] = {
 
 RELEASES = "releases"
 TRAINED_ON = "train"
+LISTED = ("image_id", *PAIR_COLUMNS)
+"""Columns in which a release's list, of photographs or of triplets, names photographs."""
 
 
 @dataclass(frozen=True)
@@ -179,9 +182,15 @@ def _trained_on(lake: Lake, image_ids: Collection[str]) -> dict[str, int]:
     """How many of the photographs each release's list names for training, by location."""
     counts: dict[str, int] = {}
     for location in _lists(lake):
-        rows = pq.read_table(_opened(lake, location), columns=["image_id", "use"]).to_pylist()
-        used = sum(row["use"] == TRAINED_ON and row["image_id"] in image_ids for row in rows)
-        if used:
+        rows = pq.read_table(_opened(lake, location)).to_pylist()
+        named = {
+            row[name]
+            for row in rows
+            if row.get("use", TRAINED_ON) == TRAINED_ON
+            for name in LISTED
+            if name in row
+        }
+        if used := len(named.intersection(image_ids)):
             counts[location] = used
     return counts
 
@@ -218,11 +227,13 @@ def _rewrite_lists(lake: Lake, image_ids: Collection[str]) -> list[str]:
     wanted: Sequence[str] = sorted(image_ids)
     for location in _lists(lake):
         table = pq.read_table(_opened(lake, location))
-        named = pc.is_in(table["image_id"], value_set=pa.array(wanted, pa.string()))
-        if not pc.any(named).as_py():
+        named = np.zeros(table.num_rows, bool)
+        for name in set(LISTED).intersection(table.column_names):
+            named |= np.asarray(pc.is_in(table[name], value_set=pa.array(wanted, pa.string()))).astype(bool)
+        if not named.any():
             continue
         buffer = io.BytesIO()
-        pq.write_table(table.filter(pc.invert(named)), buffer)
+        pq.write_table(table.filter(pa.array(~named)), buffer)
         ensure_held(lake.uri)
         lake.storage.write(location, buffer.getvalue())
         changed.append(location)

@@ -34,13 +34,15 @@ class Column:
     """One output column of a stage.
 
     `quantum` is the step to which floats are rounded before they are hashed, in the column's own unit;
-    it keeps noise below the step from looking like a change. It is required for float columns.
+    it keeps noise below the step from looking like a change. It is required for float columns. A value of an
+    `optional` column may be missing in a row that is ok; another column says why.
     """
 
     name: str
     type: pa.DataType
     quantum: float | None = None
     picture: bool = False
+    optional: bool = False
 
     def __post_init__(self) -> None:
         if _is_floating(self.type) and not self.quantum:

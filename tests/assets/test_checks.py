@@ -117,6 +117,7 @@ def test_a_finished_lake_passes_every_check(smoke_lake, graph) -> None:
     assert seen["landmarks"] == {*rows, "values_finite", "landmarks_plausible"}
     assert seen["iris"] == {*rows, "values_finite", "iris_plausible"}
     assert seen["pseudo_triplets"] == seen["swaps"] == {*rows, "values_finite", "ids_unique"}
+    assert seen["triplet_scores"] == {*rows, "values_finite"}
     for name in ("release", "prompt_embeddings", "teacher", "triplets_release", "student", "evaluation"):
         assert seen[name] == {"artifact_complete"}
 

@@ -25,6 +25,7 @@ STAGES = (
     "prompt_embeddings",
     "teacher",
     "pseudo_triplets",
+    "triplet_scores",
     "triplets_release",
     "student",
     "swaps",
