@@ -29,7 +29,8 @@ LENGTH_EPSILON = 1e-10
 SMALLEST_SIDE = 16
 """VGG halves the picture four times before its last layer."""
 
-CLASSIFIER_PREFIX = "classifier."
+CLASSIFIER_PREFIXES = ("classifier.", "pre_logits.", "head.")
+"""VGG's classifier in torchvision's files, and in timm's copies of them."""
 
 
 class VggFeatures(nn.Module):
@@ -131,14 +132,14 @@ def _unit_length(x_BCHW: Tensor) -> Tensor:
 
 
 def _without_classifier(name: str) -> str | None:
-    return None if name.startswith(CLASSIFIER_PREFIX) else name
+    return None if name.startswith(CLASSIFIER_PREFIXES) else name
 
 
 def load_vgg_features(path: str | Path) -> VggFeatures:
     """Read VGG16's convolutions, frozen and in evaluation mode, on the CPU.
 
     Args:
-        path: safetensors file with the tensors of torchvision's VGG16; the classifier's are ignored.
+        path: safetensors file with torchvision's VGG16, or timm's copy of it; the classifier is ignored.
 
     Raises:
         FileNotFoundError, WeightMismatch: see `models.weight_files.load_weights`.

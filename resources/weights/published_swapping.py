@@ -9,7 +9,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from resources.weights.entries import Conversion, HubFolderWeight, LocalWeight, WeightEntry
+from resources.weights.entries import Conversion, HubFolderWeight, HubWeight, LocalWeight, WeightEntry
 
 _TRANSFORMER = ("transformer/*.json", "transformer/*.safetensors")
 _CODEC = ("vae/*.json", "vae/*.safetensors")
@@ -86,16 +86,17 @@ SWAPPING: tuple[WeightEntry, ...] = (
         note="APPLE's other identity loss and the measure of REFace's evaluation.",
         table="ir_se50",
     ),
-    LocalWeight(
+    HubWeight(
         role="vgg16",
-        path=Path("vgg16", "vgg16-397923af.pth"),
-        conversion=Conversion(keep="features."),
-        how_to_get="download vgg16-397923af.pth, torchvision's VGG16_Weights.IMAGENET1K_V1",
-        licence="BSD-3-Clause (code); none stated for the weights",
-        commercial_ok=False,
+        repository="timm/vgg16.tv_in1k",
+        file="model.safetensors",
+        licence="BSD-3-Clause",
+        licence_url="https://huggingface.co/timm/vgg16.tv_in1k",
+        commercial_ok=True,
         trained_on="ImageNet (ILSVRC 2012), whose terms are non-commercial research",
-        note="The features of LPIPS; only the convolutions are kept.",
+        note="torchvision's VGG16 as safetensors, the features of LPIPS; its classifier is not read.",
         table="vgg16",
+        ignored=("classifier.*", "pre_logits.*", "head.*"),
     ),
     LocalWeight(
         role="lpips_vgg",

@@ -58,7 +58,7 @@ def test_a_thing_hides_its_middle_and_leaves_the_rest(kind: OccluderKind) -> Non
 
 def test_kinds_differ_and_all_are_drawn() -> None:
     things = [drawn(5, 48, kind) for kind in OCCLUDER_KINDS]
-    unnamed = [drawn(seed, 48) for seed in range(20)]
+    unnamed = [drawn(seed, 48) for seed in range(22)]
     found = {
         kind
         for seed, thing in enumerate(unnamed)

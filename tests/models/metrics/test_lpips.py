@@ -117,7 +117,9 @@ def test_both_published_files_are_read_strictly(tmp_path: Path) -> None:
         f"lin{index}.model.1.weight": (1, width, 1, 1) for index, width in enumerate((64, 128, 256, 512, 512))
     }
     whole, layers = tmp_path / "vgg16.safetensors", tmp_path / "vgg.safetensors"
-    classifier = {"classifier.0.weight": torch.zeros(2, 2)}
+    classifier = {
+        f"{name}.weight": torch.zeros(2, 2) for name in ("classifier.0", "pre_logits.fc1", "head.fc")
+    }
     save_file(vgg.state_dict() | classifier, whole)
     save_file(weights.state_dict(), layers)
     network = load_lpips(whole, layers)
