@@ -8,6 +8,7 @@ import typer
 
 from assets.batches import StageFault
 from pipeline.commands.check import check_command
+from pipeline.commands.cost import cost_command
 from pipeline.commands.demo import demo_command
 from pipeline.commands.doctor import doctor_command
 from pipeline.commands.export import export_command
@@ -49,6 +50,7 @@ app.command("export")(export_command)
 app.command("forget")(forget_command)
 app.command("gc")(gc_command)
 app.command("repair")(repair_command)
+app.command("cost")(cost_command)
 app.command("doctor")(doctor_command)
 app.add_typer(weights_app, name="weights")
 app.command("ui")(ui_command)
