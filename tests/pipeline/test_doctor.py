@@ -11,7 +11,9 @@ from pathlib import Path
 import pytest
 from packaging.requirements import Requirement
 from rich.console import Console
+from safetensors.torch import save_file
 
+from models.metrics.lpips import LayerWeights
 from pipeline.doctor import (
     PROJECT,
     SYSTEM_LIBRARIES,
@@ -170,10 +172,24 @@ def test_broken_model_files_fail_their_probes(tmp_path: Path) -> None:
     file = tmp_path / "broken"
     file.write_bytes(b"not a model" * 100)
     probes = ["face_landmarker", "selfie_segmenter", "centerface", "tiny_base"]
+    probes += ["simswap_arcface", "ir_se50", "vgg16", "lpips_vgg"]
     checks = run_probes([Job(name, name, str(file), "replace the file") for name in probes])
     assert [(check.name, check.ok, check.remedy) for check in checks] == [
         (name, False, "replace the file") for name in probes
     ]
+
+
+def test_weights_that_make_no_distance_fail_their_probe(tmp_path: Path) -> None:
+    state = LayerWeights().state_dict()
+    jobs = []
+    for sign in (1, -1):
+        path = tmp_path / f"{sign}.safetensors"
+        save_file({name: sign * value.abs() for name, value in state.items()}, path)
+        jobs.append(Job("lpips_vgg", "lpips_vgg", str(path), "replace the file"))
+    good, bad = run_probes(jobs)
+    assert (good.ok, good.detail) == (True, "loaded: 1472 weights of 5 layers")
+    assert not bad.ok
+    assert "holds a negative weight" in bad.detail
 
 
 def test_lake_directory_need_not_exist_but_must_be_writable(tmp_path: Path) -> None:
