@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
 from diffusers.models.transformers.transformer_flux import FluxTransformer2DModel
+from diffusers.pipelines.flux.pipeline_flux import FluxPipeline
 from safetensors.torch import save_file
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer, T5Config, T5EncoderModel, T5Tokenizer
 
@@ -81,8 +82,8 @@ def write_hub_folder(
     """Write every part of FLUX; returns the transformer whose weights are in the folder."""
     torch.manual_seed(0)
     flux = FluxTransformer2DModel(**config.transformer.model_dump(exclude={"text_tokens"}))
-    flux.to(torch.bfloat16).save_pretrained(folder / "transformer", max_shard_size=shard_size)
-    small_vae().to(torch.bfloat16).save_pretrained(folder / "vae")
+    _half(flux).save_pretrained(folder / "transformer", max_shard_size=shard_size)
+    _half(small_vae()).save_pretrained(folder / "vae")
     write_text_encoders(folder, config)
     return flux.eval()
 
@@ -107,7 +108,7 @@ def write_text_encoders(folder: Path, config: SwapModelConfig) -> None:
         pad_token_id=len(vocabulary) - 1,
         **sizes,
     )
-    CLIPTextModel(clip).to(torch.bfloat16).save_pretrained(folder / "text_encoder")
+    _half(CLIPTextModel(clip)).save_pretrained(folder / "text_encoder")
     pieces = [("<pad>", 0.0), ("</s>", 0.0), ("<unk>", -9.0), ("\u2581", -3.0)]
     pieces += [(f"\u2581{word}", -2.0) for word in WORDS] + [(letter, -5.0) for letter in letters]
     T5Tokenizer(vocab=pieces, extra_ids=0, model_max_length=512).save_pretrained(folder / "tokenizer_2")
@@ -120,7 +121,34 @@ def write_text_encoders(folder: Path, config: SwapModelConfig) -> None:
         num_heads=2,
         feed_forward_proj="gated-gelu",
     )
-    T5EncoderModel(t5).to(torch.bfloat16).save_pretrained(folder / "text_encoder_2")
+    _half(T5EncoderModel(t5)).save_pretrained(folder / "text_encoder_2")
+
+
+def _half(module: Any) -> Any:
+    """In bfloat16; the libraries' own annotations of `to` are too narrow."""
+    return module.to(torch.bfloat16)
+
+
+def pipeline_of(**parts: Any) -> FluxPipeline:
+    """diffusers' pipeline of the given parts alone."""
+    names = ("scheduler", "vae", "transformer", "text_encoder", "tokenizer", "text_encoder_2", "tokenizer_2")
+    given: dict[str, Any] = {name: parts.get(name) for name in names}
+    return FluxPipeline(**given)
+
+
+@torch.no_grad()
+def diffusers_prompts(
+    folder: Path, prompts: list[str], tokens: int, dtype: torch.dtype
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """What diffusers' pipeline says of prompts: T5's tokens and CLIP's pooled vectors."""
+    pipeline = pipeline_of(
+        text_encoder=CLIPTextModel.from_pretrained(folder / "text_encoder", dtype=dtype),
+        tokenizer=CLIPTokenizer.from_pretrained(folder / "tokenizer"),
+        text_encoder_2=T5EncoderModel.from_pretrained(folder / "text_encoder_2", dtype=dtype),
+        tokenizer_2=T5Tokenizer.from_pretrained(folder / "tokenizer_2"),
+    )
+    encoded: Any = pipeline.encode_prompt(prompts, device=torch.device("cpu"), max_sequence_length=tokens)
+    return encoded[0], encoded[1]
 
 
 def pulid_tensors(config: SwapModelConfig) -> dict[str, torch.Tensor]:

@@ -6,7 +6,6 @@ The only place that loads them. They are loaded one after the other and freed, a
 
 from __future__ import annotations
 
-import gc
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -91,7 +90,6 @@ def _token_ids(tokenizer: Any, prompts: Sequence[str], length: int) -> Tensor:
 
 
 def _free() -> None:
-    """Give the memory of an encoder back before the next one is loaded."""
-    gc.collect()
+    """Give the memory of an encoder that nobody refers to any more back, before the next one is loaded."""
     if torch.cuda.is_available():
         torch.cuda.empty_cache()

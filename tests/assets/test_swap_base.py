@@ -87,8 +87,7 @@ def test_a_published_base_is_encoded_assembled_trained_and_swaps(
     small: Any, flux_files: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     import torch
-    from diffusers.pipelines.flux.pipeline_flux import FluxPipeline
-    from transformers import CLIPTextModel, CLIPTokenizer, T5EncoderModel, T5Tokenizer
+    from transformers import CLIPTextModel, T5EncoderModel
 
     from models.identity.id_former import load_id_former
     from models.swap.checkpoint import CheckpointManifest, save_checkpoint
@@ -101,19 +100,9 @@ def test_a_published_base_is_encoded_assembled_trained_and_swaps(
     artifact = _embed(small)
     assert artifact_complete(small.lake, "prompt_embeddings").passed
     stored, _ = read_prompt_artifact(small.lake)
-    pipeline = FluxPipeline(
-        scheduler=None,
-        vae=None,
-        transformer=None,
-        text_encoder=CLIPTextModel.from_pretrained(small.folder / "text_encoder", dtype=torch.bfloat16),
-        tokenizer=CLIPTokenizer.from_pretrained(small.folder / "tokenizer"),
-        text_encoder_2=T5EncoderModel.from_pretrained(small.folder / "text_encoder_2", dtype=torch.bfloat16),
-        tokenizer_2=T5Tokenizer.from_pretrained(small.folder / "tokenizer_2"),
-    )
+    prompts = ["", "a photo of human face"]
+    tokens, pooled = flux_files.diffusers_prompts(small.folder, prompts, 8, torch.bfloat16)
     with torch.no_grad():
-        tokens, pooled, _ = pipeline.encode_prompt(
-            ["", "a photo of human face"], device=torch.device("cpu"), max_sequence_length=8
-        )
         former = load_id_former(small.root / "pulid.safetensors", flux_files.FORMER)
         zeros = [torch.zeros(1, 577, 16)] * 2
         nobody = former(torch.zeros(1, 12), zeros)[0]
@@ -198,9 +187,9 @@ def test_what_is_missing_is_said(small: Any) -> None:
 def test_a_base_of_our_own_walks_the_same_stage(tmp_path: Path) -> None:
     graph = PROFILES["smoke"].graph()
     lake = Lake.open(tmp_path / "lake", create=True)
-    alone = StageGraph((graph["prompt_embeddings"],))
-    made = run_artifact(lake, alone, graph["prompt_embeddings"], device="cpu", report=lambda text: None)
-    again = run_artifact(lake, alone, graph["prompt_embeddings"], device="cpu", report=lambda text: None)
+    stage: Any = graph["prompt_embeddings"]
+    made = run_artifact(lake, StageGraph((stage,)), stage, device="cpu", report=lambda text: None)
+    again = run_artifact(lake, StageGraph((stage,)), stage, device="cpu", report=lambda text: None)
     assert (made.made, again.made) == (True, False)
     config: Any = graph["teacher"].config
     weights = graph["teacher"].resolve_weights()

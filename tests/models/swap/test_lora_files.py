@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from diffusers.models.transformers.transformer_flux import FluxTransformer2DModel
-from diffusers.pipelines.flux.pipeline_flux import FluxPipeline
 from peft import get_peft_model_state_dict
 from safetensors.torch import load_file, save_file
 
@@ -177,7 +177,7 @@ def _predict(stock: FluxTransformer2DModel) -> torch.Tensor:
     )[0]
 
 
-def test_a_trained_model_loads_in_stock_diffusers(trained):
+def test_a_trained_model_loads_in_stock_diffusers(trained, flux_files):
     """Both of its ways, every tensor, and with the strength it was trained with."""
     model, path = trained
     state = load_file(path)
@@ -185,22 +185,16 @@ def test_a_trained_model_loads_in_stock_diffusers(trained):
     merged = _stock(model)
     with torch.no_grad():
         for key in [name for name in state if ".lora_A." in name]:
-            linear = merged.get_submodule(key.removeprefix("transformer.").removesuffix(".lora_A.weight"))
+            linear: Any = merged.get_submodule(
+                key.removeprefix("transformer.").removesuffix(".lora_A.weight")
+            )
             linear.weight += state[key.replace("lora_A", "lora_B")] @ state[key]
     expected, plain = _predict(merged), _predict(_stock(model))
     assert (expected - plain).abs().max() > 1e-2
     by_model = _stock(model)
     by_model.load_lora_adapter(dict(state), prefix="transformer")
     by_pipeline = _stock(model)
-    pipeline = FluxPipeline(
-        scheduler=None,
-        vae=None,
-        text_encoder=None,
-        tokenizer=None,
-        text_encoder_2=None,
-        tokenizer_2=None,
-        transformer=by_pipeline,
-    )
+    pipeline = flux_files.pipeline_of(transformer=by_pipeline)
     pipeline.load_lora_weights(path.parent, weight_name=path.name)
     for stock in (by_model, by_pipeline):
         landed = {

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import shutil
+import weakref
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import pytest
 import torch
-from diffusers.pipelines.flux.pipeline_flux import FluxPipeline
 from safetensors.torch import load_file, save_file
-from transformers import CLIPTextModel, CLIPTokenizer, T5EncoderModel, T5Tokenizer
+from transformers import CLIPTextModel, T5EncoderModel
 
 from models.swap.constants import EMPTY_PROMPT, PROMPT
 from models.swap.text import PromptsDamaged, StoredPrompts, prompts_to_bytes, read_prompts
@@ -28,20 +29,8 @@ def folder(flux_files: ModuleType, tmp_path_factory: pytest.TempPathFactory) -> 
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_embeddings_are_those_of_diffusers(folder: Path, dtype: torch.dtype) -> None:
-    pipeline = FluxPipeline(
-        scheduler=None,
-        vae=None,
-        transformer=None,
-        text_encoder=CLIPTextModel.from_pretrained(folder / "text_encoder", dtype=dtype),
-        tokenizer=CLIPTokenizer.from_pretrained(folder / "tokenizer"),
-        text_encoder_2=T5EncoderModel.from_pretrained(folder / "text_encoder_2", dtype=dtype),
-        tokenizer_2=T5Tokenizer.from_pretrained(folder / "tokenizer_2"),
-    )
-    with torch.no_grad():
-        expected_tokens, expected_pooled, _ = pipeline.encode_prompt(
-            PROMPTS, device=torch.device("cpu"), max_sequence_length=24
-        )
+def test_embeddings_are_those_of_diffusers(folder: Path, flux_files: ModuleType, dtype: torch.dtype) -> None:
+    expected_tokens, expected_pooled = flux_files.diffusers_prompts(folder, PROMPTS, 24, dtype)
     tokens, pooled = encode_prompts(folder, PROMPTS, text_tokens=24, dtype=dtype)
     assert tokens.shape == (2, 24, 16)
     assert pooled.shape == (2, 16)
@@ -50,6 +39,29 @@ def test_embeddings_are_those_of_diffusers(folder: Path, dtype: torch.dtype) -> 
     assert torch.equal(pooled, expected_pooled)
     assert not torch.allclose(tokens[0], tokens[1])
     assert not torch.allclose(pooled[0], pooled[1])
+
+
+def test_the_first_encoder_is_freed_before_the_second_is_loaded(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    events: list[str] = []
+    for kind in (CLIPTextModel, T5EncoderModel):
+        load = kind.from_pretrained
+
+        def watched(*arguments: Any, kind: Any = kind, load: Any = load, **options: Any) -> Any:
+            events.append(f"load {kind.__name__}")
+            encoder, told = load(*arguments, **options)
+            weakref.finalize(encoder, events.append, f"free {kind.__name__}")
+            return encoder, told
+
+        monkeypatch.setattr(kind, "from_pretrained", watched)
+    encode_prompts(folder, PROMPTS, text_tokens=8, dtype=torch.bfloat16)
+    assert events == [
+        "load CLIPTextModel",
+        "free CLIPTextModel",
+        "load T5EncoderModel",
+        "free T5EncoderModel",
+    ]
 
 
 def test_what_transformers_would_leave_random_is_an_error(folder: Path, tmp_path: Path) -> None:
