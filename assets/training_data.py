@@ -178,7 +178,8 @@ class FramePoints:
         order = np.argsort(scanned["_rowid"].to_numpy())
         found = np.searchsorted(scanned["_rowid"].to_numpy(), row_ids, sorter=order)
         self._sizes_N2 = sizes[order[found]]
-        self._network, self._frame_size = network, frame_size
+        self._network: LossNetworkName = network
+        self._frame_size = frame_size
 
     def __len__(self) -> int:
         """How many photographs there are."""

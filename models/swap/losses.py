@@ -119,7 +119,8 @@ def gated_losses(
         if embeddings_ND.shape[1] != reference_BD.shape[1]:
             raise ValueError(
                 f"the face network of the identity loss gives {embeddings_ND.shape[1]} numbers, the "
-                f"reference embeddings have {reference_BD.shape[1]}: they must be its own, of the source photographs"
+                f"reference embeddings have {reference_BD.shape[1]}: they must be its own, of the source "
+                "photographs"
             )
         cosines_N = F.cosine_similarity(embeddings_ND.float(), reference_BD[rows].float(), dim=1)
         identity_B = zeros_B.index_put((rows,), 1 - cosines_N)

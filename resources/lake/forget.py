@@ -20,7 +20,7 @@ import pyarrow.parquet as pq
 from resources.lake.arrow import compute as pc
 from resources.lake.errors import LakeError
 from resources.lake.files import stored_versions, tagged_versions
-from resources.lake.housekeeping import remove_all, training_leftovers
+from resources.lake.housekeeping import remove_all, training_leftovers, training_pictures
 from resources.lake.lake import Lake
 from resources.lake.leases import ensure_held
 from resources.lake.locks import alone_on_lake
@@ -138,6 +138,7 @@ def forget(lake: Lake, *, identities: Collection[str] = (), image_ids: Collectio
         doomed = [location for location in lake.storage.children() if location.endswith(".html")]
         if trained:
             doomed += training_leftovers(lake)
+            doomed += training_pictures(lake)
         report.removed_files = doomed
         remove_all(lake, doomed)
         if not lake.is_local and lake.working_root.exists():

@@ -14,6 +14,7 @@ import textwrap
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pytest
 import torch
 from PIL import Image
@@ -25,12 +26,17 @@ from assets.artifacts import run_artifact
 from assets.curves import loss_curve
 from assets.runner import run_shard
 from assets.stage import ArtifactStage, RowStage, StageContext, StageGraph
+from assets.swap_base import open_base
 from assets.teacher import teacher_stage
 from assets.training import TrainingConfig, checkpoint_folder, unused_gpus
+from assets.training_data import teacher_data
 from assets.training_rows import LakeRows, need_artifact, row_ids_of, training_rows
+from models.faces.condition import ConditionRecipe
+from models.identity.loss_networks import FaceEncoderConfig
 from models.swap.sampling_config import SamplingConfig
 from pipeline.train_worker import main
 from resources.lake.consent import Consent
+from resources.lake.forget import forget
 from resources.lake.housekeeping import collect_garbage, training_leftovers
 from resources.lake.ingest import ingest
 from resources.lake.lake import Artifact, Lake, LakeError
@@ -66,6 +72,7 @@ def released(tmp_path_factory: pytest.TempPathFactory) -> Path:
     lake = Lake.open(folder / "lake", create=True)
     ingest(lake, folder / "photos", shard_size=6, consent=Consent.SYNTHETIC)
     graph.prepare(lake)
+    _name_the_dots(lake)
     for name in BEFORE_TEACHER:
         stage = graph[name]
         if isinstance(stage, RowStage):
@@ -76,6 +83,19 @@ def released(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder / "lake"
 
 
+def _name_the_dots(lake: Lake) -> None:
+    """Give every photograph what the stage `condition` would: how its condition image is drawn."""
+    lake.faces.ensure_columns([pa.field("condition_recipe", pa.string())])
+    recipe = ConditionRecipe(landmark_radius=0, iris_radius=0).model_dump_json()
+    for shard in lake.faces.snapshot().shards():
+        rows = (
+            lake.faces.snapshot()
+            .scan(["image_id", "shard"], shard=shard)
+            .drop_columns(["_rowid", "_rowaddr"])
+        )
+        lake.faces.replace(rows.append_column("condition_recipe", pa.array([recipe] * rows.num_rows)))
+
+
 @pytest.fixture
 def lake(released: Path, tmp_path: Path) -> Lake:
     """A copy of the released lake."""
@@ -83,14 +103,24 @@ def lake(released: Path, tmp_path: Path) -> Lake:
     return Lake.open(tmp_path / "lake")
 
 
-def _graph(monkeypatch: pytest.MonkeyPatch, **options: object) -> StageGraph:
+def _config(graph: StageGraph) -> TrainingConfig:
+    config = graph["teacher"].config
+    assert isinstance(config, TrainingConfig)
+    return config
+
+
+def _graph(
+    monkeypatch: pytest.MonkeyPatch, face_encoder: FaceEncoderConfig | None = None, **options: object
+) -> StageGraph:
     """The small orchard with a teacher of these settings."""
     monkeypatch.syspath_prepend(str(CRASH))
     graph = importlib.import_module("small_orchard").orchard()
-    old = graph["teacher"].config
-    assert isinstance(old, TrainingConfig)
+    old = _config(graph)
     recipe = type(old.recipe)(**{**old.recipe.model_dump(), **options})
-    teacher = teacher_stage(TrainingConfig(base=old.base, recipe=recipe, validation=SAMPLING))
+    settings = {"base": old.base, "recipe": recipe, "validation": SAMPLING}
+    if face_encoder is not None:
+        settings["face_encoder"] = face_encoder
+    teacher = teacher_stage(TrainingConfig(**settings))
     return StageGraph(tuple(teacher if stage.name == "teacher" else stage for stage in graph.stages))
 
 
@@ -193,6 +223,43 @@ def test_rows_are_read_from_the_lake_as_they_would_be_from_memory(lake: Lake) ->
         row_ids_of(lake.faces.snapshot(), ["nobody/00"])
 
 
+def test_an_identity_loss_and_occluders_take_what_they_need_from_the_lake(lake: Lake, monkeypatch) -> None:
+    losses = {"identity_loss_weight": 1.0, "identity_loss_start": 1, "identity_loss_threshold": 1.0}
+    options = {"steps": 2, "batch_size": 4, "occlusion": 0.5, **losses}
+    graph = _graph(monkeypatch, face_encoder=FaceEncoderConfig(network="dlib"), **options)
+    assert graph["teacher"].weights == ("tiny_base", "dlib_face_recognition")
+    artifact = _train(lake, graph)
+    lines = (_run_folder(lake, artifact) / LOSSES_FILE).read_text().splitlines()
+    identity = [json.loads(line)["identity"] for line in lines]
+    assert identity[0] == 0 < identity[1] < 2
+    arcface = _graph(monkeypatch, face_encoder=FaceEncoderConfig(network="ir_se50"), **options)
+    base = open_base(
+        StageContext(lake, graph["teacher"].resolve_weights(), "cpu", _quiet), _config(graph).base
+    )
+    with pytest.raises(LakeError, match="ir_se50 needs the stage identity_reference"):
+        teacher_data(lake, need_artifact(lake, "release"), base, _config(arcface))
+    data = teacher_data(lake, need_artifact(lake, "release"), base, _config(graph)).data
+    choices = data.draw(np.random.default_rng(0), 64)
+    occluded, plain = choices[choices[:, -1] >= 0][:4], choices[choices[:, -1] < 0][:4]
+    kept = training_rows(lake, need_artifact(lake, "release"), 16)
+    for chosen, same in ((occluded, False), (plain, True)):
+        batch = data.read(chosen)
+        stored = np.asarray(kept.target_NLC[chosen[:, 0]], np.float32)
+        for row in range(len(chosen)):
+            assert np.array_equal(batch.target_latents_BLC[row].numpy(), stored[row]) == same
+        assert batch.points_B52 is not None
+        # outer corners of the eyes at 20 and 44 of 64 px, half of that in the frame of 32
+        assert 10 <= float(batch.points_B52[..., 0].min()) < float(batch.points_B52[..., 0].max()) <= 23
+
+
+def test_forgetting_a_photograph_takes_the_pictures_of_a_training_away(lake: Lake, monkeypatch) -> None:
+    artifact = _train(lake, _graph(monkeypatch, **VALIDATED))
+    run = _run_folder(lake, artifact)
+    forget(lake, image_ids=["p0/00"])
+    assert [path.name for path in run.iterdir()] == [LOSSES_FILE]
+    assert loss_curve(lake, artifact).startswith(b"\x89PNG")
+
+
 def test_several_gpus_of_which_one_is_used_are_told(lake: Lake, monkeypatch) -> None:
     said = {}
     for device, count in (("cpu", 4), ("cuda:0", 1), ("cuda:0", 4)):
@@ -209,7 +276,8 @@ SCRIPT = """
     sys.path.insert(0, sys.argv[2])
     from small_orchard import orchard
     from assets.stage import StageGraph
-    from assets.teacher import teacher_stage
+    from assets.swap_base import open_base
+from assets.teacher import teacher_stage
     from assets.together import train_together
     from assets.training import TrainingConfig
     from resources.lake.lake import Lake

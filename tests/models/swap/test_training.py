@@ -9,14 +9,16 @@ from pydantic import ValidationError
 from safetensors.torch import load_file
 
 from models.swap import config as swap_config
-from models.swap.data import TeacherData, TrainingBatch
+from models.swap.data import TeacherData, TrainingBatch, ValidationRows
 from models.swap.losses import LossNetworks
 from models.swap.optimisers import learning_rate
+from models.swap.sampling_config import SamplingConfig
 from models.swap.step import draw_noise, draw_step
 from models.swap.training import LOSSES_NAME
 from models.swap.training_recipe import TrainingRecipe
 from models.swap.training_state import states_folder
 from models.swap.transformer import SwapTransformer
+from models.swap.validation import Validation, validation_grid
 
 RECIPE = TrainingRecipe(steps=12, batch_size=4, learning_rate=1e-2, checkpoint_interval=5, seed=3)
 
@@ -153,7 +155,7 @@ def test_the_defaults_are_the_papers_teacher():
 @pytest.mark.parametrize(
     ("lacking", "roles"),
     [
-        ({"identity_loss_start": 0, "lpips_weight": 0.0}, "simswap_arcface, ir_se50, dlib_resnet"),
+        ({"identity_loss_start": 0, "lpips_weight": 0.0}, "simswap_arcface, ir_se50, dlib_face_recognition"),
         ({"lpips_start": 0, "identity_loss_weight": 0.0}, "vgg16 and lpips_vgg"),
     ],
 )
@@ -297,6 +299,28 @@ def test_the_moving_average_is_the_result_and_the_raw_weights_are_kept(build_mod
         key = "transformer." + name.replace(".default.", ".")
         torch.testing.assert_close(result.lora_state[key], expected, rtol=1e-5, atol=1e-7)
         torch.testing.assert_close(saved[f"flux.{name}"], raw[3][name], rtol=0, atol=0)
+
+
+def test_validation_shows_the_average_and_disturbs_nothing(
+    build_model, run_training, teacher_data, patch_codec, tmp_path
+):
+    batch = teacher_data.read(teacher_data.draw(np.random.default_rng(0), 3))
+    latents = (batch.target_latents_BLC, batch.target_latents_BLC, batch.condition_latents_BLC)
+    rows = ValidationRows(*latents, batch.identity_BD)
+    grids = {}
+    validation = Validation(rows, SamplingConfig(steps=2, inversion=None), grids.__setitem__)
+    recipe = RECIPE.model_copy(update={"steps": 6, "validation_interval": 2, "ema_decay": 0.9})
+    plain = run_training(build_model(), tmp_path / "plain", recipe)
+    model = build_model()
+    shown = run_training(model, tmp_path / "shown", recipe, validation=validation)
+    assert shown.losses == plain.losses
+    for name, value in plain.lora_state.items():
+        assert torch.equal(value, shown.lora_state[name]), name
+    assert list(grids) == [2, 4, 6]
+    # the result is the average of the last step, which is what the last grid shows
+    again = validation_grid(model, patch_codec, validation, device=torch.device("cpu"), seed=recipe.seed)
+    assert np.array_equal(again, grids[6])
+    assert not np.array_equal(grids[2], grids[6])
 
 
 def test_the_same_seed_gives_the_same_adapters():
