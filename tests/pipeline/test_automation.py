@@ -113,8 +113,10 @@ def test_settings_come_from_the_environment() -> None:
 def test_only_stale_shards_are_launched_then_what_is_made_of_them(
     orchard: Orchard, small: ModuleType
 ) -> None:
-    assert orchard.launches() == [(shard, ROWS) for shard in SHARDS]
-    orchard.run(*ROWS)
+    # the prompts wait for no photograph
+    prompts = ("prompt_embeddings", ("prompt_embeddings",))
+    assert orchard.launches() == [*((shard, ROWS) for shard in SHARDS), prompts]
+    orchard.run(*ROWS, "prompt_embeddings")
     assert orchard.launches() == [("release", ("release",))]
     assert orchard.launches(*ROWS) == []
     small.paint(orchard.photos / "p2" / "00.png", 9002)
@@ -124,7 +126,7 @@ def test_only_stale_shards_are_launched_then_what_is_made_of_them(
     assert launch.why.startswith("aesthetics: 1 input:faces; identity_embedding: 1 input:faces; ")
     # what waits for a stage that may not be launched is not launched either
     assert orchard.launches("identity_embedding", "latents") == [("shard-00001", ("identity_embedding",))]
-    orchard.run(*ROWS, "release", "prompt_embeddings")
+    orchard.run(*ROWS, "release")
     assert orchard.launches(*ROWS, "release", "teacher") == [("teacher", ("teacher",))]
     assert orchard.launches(*ROWS, "release") == []
 
