@@ -63,16 +63,17 @@ def loaded_base() -> SwapBase:
 
 
 def our_steps(base: SwapBase, judge: FaceJudge, photos: Photographs, batch: int, steps: int) -> list[float]:
-    """Seconds of each step of the real training loop, the first two left out; nothing is saved between."""
+    """Seconds of so many steps of the real training loop; the first two and the last are left out."""
+    total = steps + WARM_UP + 1
     recipe = TrainingRecipe(
-        steps=steps + WARM_UP,
+        steps=total,
         batch_size=batch,
         identity_loss_weight=original_loops.PICTURE_WEIGHT,
         identity_loss_threshold=original_loops.THRESHOLD,
         identity_loss_start=0,
         lpips_weight=0.0,
         validation_interval=None,
-        checkpoint_interval=steps + WARM_UP,
+        checkpoint_interval=total,
     )
     data = TeacherData(
         photos.targets_NLC,
@@ -112,7 +113,7 @@ def measure(batch: int, rounds: int) -> dict[str, Any]:
     }
     trainers = {name: Trainer(base, encoders, judge, photos, shape, batch) for name, shape in shapes.items()}
     found = medians({name: trainer.step for name, trainer in trainers.items()}, rounds)
-    real = our_steps(base, judge, photos, batch, 4 * rounds + 1)
+    real = our_steps(base, judge, photos, batch, 4 * rounds)
     found["ours, the real loop"] = spread(real)
     decoded = {name: trainer.decoded for name, trainer in trainers.items()}
     return {

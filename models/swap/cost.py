@@ -252,9 +252,12 @@ def _forward(config: SwapModelConfig, text_tokens: int) -> Count:
 
 
 def _busiest(config: SwapModelConfig) -> int:
-    """Peak of a pass without gradients, which does not grow with depth: the largest of small models'."""
-    few = _fewest_blocks(config)
-    return _forward(few, config.transformer.text_tokens).peak_bytes
+    """Peak of a pass without gradients, which does not grow with depth: that of a model with two periods."""
+    few, identity = _fewest_blocks(config), config.identity
+    sizes, whole = few.transformer, config.transformer
+    double = min(whole.num_layers, sizes.num_layers + identity.double_interval)
+    single = min(whole.num_single_layers, sizes.num_single_layers + identity.single_interval)
+    return _forward(_resized(config, double, single), whole.text_tokens).peak_bytes
 
 
 def _cached(config: SwapModelConfig) -> tuple[Count, Count]:

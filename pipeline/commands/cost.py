@@ -54,10 +54,11 @@ def cost_command(
         gpus=gpus,
         sustained=sustained or SUSTAINED,
     )
-    print_json(found) if json else _show(found)
+    print_json(found) if json else show(found)
 
 
-def _show(found: dict[str, Any]) -> None:
+def show(found: dict[str, Any]) -> None:
+    """Print an estimate as tables."""
     console = Console()
     tokens, gpu = found["tokens"], found["gpu"]
     console.print(
