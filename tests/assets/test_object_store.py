@@ -228,7 +228,9 @@ def test_killed_between_upload_and_register_another_machine_goes_on(
     done = subprocess.run(command, env={**os.environ, VARIABLE: "before_write:1"}, check=False)
     assert done.returncode == -signal.SIGKILL
     assert there.current_artifact("teacher") is None
-    (uploaded,) = there.storage.children("checkpoints")
+    prompts = there.current_artifact("prompt_embeddings")
+    assert prompts is not None
+    (uploaded,) = set(there.storage.children("checkpoints")) - {prompts.location}
     assert there.storage.exists(f"{uploaded}/{LISTING}")
 
     monkeypatch.setenv("ORCHARD_CACHE", str(tmp_path / "another_machine"))
@@ -247,7 +249,8 @@ def test_killed_between_upload_and_register_another_machine_goes_on(
     assert release is not None
     assert (made.digest, made.location) == (twin.digest, uploaded)
     assert writer.digests(there, graph) == writer.digests(here, graph)
-    assert [item.location for item in there.storage.files("training")] == [made.metadata["losses"]]
+    kept = [made.metadata["losses"], made.metadata["tensorboard"]]
+    assert [item.location for item in there.storage.files("training")] == kept
 
     person, _, shot = released_rows(there, release, "train")[0][0].partition("/")
     photo = (tmp_path / "photos" / person / f"{shot}.png").read_bytes()
@@ -261,7 +264,7 @@ def test_killed_between_upload_and_register_another_machine_goes_on(
     assert person not in released_rows(there, release, "train")[1]
     there.storage.write("checkpoints/nobodys/adapter.safetensors", b"0" * 100)
     collect_garbage(there, keep_seconds=0, safety_seconds=0)
-    assert there.storage.children("checkpoints") == [uploaded]
+    assert set(there.storage.children("checkpoints")) == {uploaded, prompts.location}
     assert (there.fetch(uploaded) / "manifest.json").is_file()
     assert collect_garbage(there, keep_seconds=0, safety_seconds=0).bytes == 0
 
