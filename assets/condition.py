@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import pyarrow as pa
 from pydantic import Field
@@ -43,29 +44,79 @@ CONDITION_INPUTS = (
 """What a condition image is rendered from."""
 
 
-def condition_stage(config: ConditionStageConfig) -> RowStage:
+TARGET_COLUMN = "latent_target"
+"""Latents of the photograph itself; they do not depend on the condition image."""
+
+
+@dataclass(frozen=True)
+class ConditionNames:
+    """Stages and columns of one condition image: those of another than the profile's own carry its name."""
+
+    name: str | None = None
+
+    @property
+    def condition(self) -> str:
+        """The stage that renders it."""
+        return self._named("condition")
+
+    @property
+    def recipe(self) -> str:
+        """The column of what it was drawn by."""
+        return self._named("condition") + "_recipe"
+
+    @property
+    def sha256(self) -> str:
+        """The column of its digest."""
+        return self._named("condition") + "_sha256"
+
+    @property
+    def latents(self) -> str:
+        """The stage that encodes it."""
+        return self._named("latents")
+
+    @property
+    def column(self) -> str:
+        """The column of its latents."""
+        return self._named("latent_condition")
+
+    def _named(self, word: str) -> str:
+        return word if self.name is None else f"{word}_{self.name}"
+
+
+OWN_CONDITION = ConditionNames()
+"""The condition image of a profile's default recipe."""
+
+
+def condition_stage(config: ConditionStageConfig, names: ConditionNames = OWN_CONDITION) -> RowStage:
     """The stage `condition`: renders each condition image once and keeps its recipe and digest."""
 
     def load(context: StageContext):
         def render(rows: Sequence[Row]) -> list[RowOutcome]:
-            return [_describe(row, config) for row in rows]
+            return [_describe(row, config, names) for row in rows]
 
         return render
 
     return RowStage(
-        name="condition",
+        name=names.condition,
         code_version="2",
         description="Parameters and digest of the condition image: face squeezed to 8x8, landmarks, iris.",
         config=config,
         inputs=CONDITION_INPUTS,
         outputs=(
-            Column("condition_recipe", pa.string()),
-            Column("condition_sha256", pa.string()),
-            Column("face_fraction", pa.float32(), quantum=1e-3),
+            Column(names.recipe, pa.string()),
+            Column(names.sha256, pa.string()),
+            *((FACE_FRACTION,) if names == OWN_CONDITION else ()),
         ),
         load=load,
-        preview=lambda row: frame_condition(row_frame(row, PREVIEW_SIZE), ConditionRecipe()),
+        preview=lambda row: frame_condition(
+            row_frame(row, PREVIEW_SIZE),
+            config.image.model_copy(update={"landmark_radius": None, "iris_radius": None}),
+        ),
     )
+
+
+FACE_FRACTION = Column("face_fraction", pa.float32(), quantum=1e-3)
+"""How much of the frame the hidden face takes; the same for all condition images."""
 
 
 def row_frame(row: Row, size: int) -> FaceFrame:
@@ -81,12 +132,12 @@ def row_frame(row: Row, size: int) -> FaceFrame:
     )
 
 
-def _describe(row: Row, config: ConditionStageConfig) -> RowOutcome:
+def _describe(row: Row, config: ConditionStageConfig, names: ConditionNames) -> RowOutcome:
     frame = row_frame(row, config.size)
     if frame.face_fraction == 0.0:
         return RowError(Reason.FACE_TOO_SMALL, f"no pixel of the face is left at {config.size} px")
-    return {
-        "condition_recipe": config.image.model_dump_json(),
-        "condition_sha256": hashlib.sha256(frame_condition(frame, config.image).tobytes()).hexdigest(),
-        "face_fraction": frame.face_fraction,
+    described = {
+        names.recipe: config.image.model_dump_json(),
+        names.sha256: hashlib.sha256(frame_condition(frame, config.image).tobytes()).hexdigest(),
     }
+    return described | ({FACE_FRACTION.name: frame.face_fraction} if names == OWN_CONDITION else {})

@@ -18,9 +18,11 @@ from assets.dagster_checks import check_result, check_spec, refuse_unknown_shard
 from assets.previews import stage_preview
 from assets.runner import ShardResult, run_shard
 from assets.stage import ArtifactStage, RowStage, Stage, StageGraph
+from resources.lake.errors import LakeError
 from resources.lake.failpoints import crash_point
 from resources.lake.ingest import refresh_shard
 from resources.lake.lake import Lake
+from resources.lake.recipes import RECIPE_TABLES, base_name, of_recipe
 from resources.lake.resource import LakeResource
 from resources.lake.schema import FACES_STAGE
 from resources.lake.state import ingest_account
@@ -33,13 +35,15 @@ SHARDS = {
     "triplets": dg.DynamicPartitionsDefinition(name="triplet_shards"),
     "swaps": dg.DynamicPartitionsDefinition(name="swap_shards"),
 }
-"""Partitions of every table: hundreds of comma-free keys, registered as shards come to be."""
+"""Partitions of every table: hundreds of comma-free keys, registered as shards come to be. The shards of all
+recipes' pairs are partitions of the same assets."""
 
 
 def build_assets(graph: StageGraph) -> list[dg.AssetsDefinition]:
-    """Every stage of a profile as an asset, `faces` first."""
+    """Every stage of a profile as an asset, `faces` first; the recipes of a stage are its partitions."""
     assets = [_faces_asset()]
-    for stage in graph.stages:
+    for stages in graph.assets().values():
+        stage = stages[0]
         if isinstance(stage, RowStage):
             assets.append(_row_asset(graph, stage))
         elif isinstance(stage, ArtifactStage):
@@ -49,24 +53,32 @@ def build_assets(graph: StageGraph) -> list[dg.AssetsDefinition]:
 
 def build_checks(graph: StageGraph) -> list[dg.AssetChecksDefinition]:
     """The checks of every stage but row accounting: one step per stage, of which any can be run alone."""
-    found = [stage_checks(graph, FACES_STAGE, SHARDS["faces"])]
-    for stage in graph.stages:
-        partitions = SHARDS[stage.table] if isinstance(stage, RowStage) else None
-        found.append(stage_checks(graph, stage.name, partitions))
-    return found
+    names = [FACES_STAGE, *graph.assets()]
+    return [stage_checks(graph, name, asset_partitions(graph, name)) for name in names]
 
 
-def _options(stage_name: str, table: str | None) -> dict[str, Any]:
-    options: dict[str, Any] = {"name": stage_name}
+def asset_partitions(graph: StageGraph, asset: str) -> dg.PartitionsDefinition | None:
+    """Partitions of an asset: shards, recipes, or None for the one artifact that all recipes share."""
+    if asset == FACES_STAGE:
+        return SHARDS[FACES_STAGE]
+    stage = graph.assets()[asset][0]
+    if isinstance(stage, RowStage):
+        return SHARDS[base_name(stage.table)]
+    if isinstance(stage, ArtifactStage) and stage.by_recipe:
+        return dg.StaticPartitionsDefinition(list(graph.recipes))
+    return None
+
+
+def _options(graph: StageGraph, asset: str, table: str | None) -> dict[str, Any]:
+    options: dict[str, Any] = {"name": asset, "group_name": "training"}
+    partitions = asset_partitions(graph, asset)
+    if partitions is not None:
+        options |= {"partitions_def": partitions, "backfill_policy": dg.BackfillPolicy.multi_run(1)}
     if table is not None:
         options |= {
-            "check_specs": [check_spec(ACCOUNTING, stage_name, SHARDS[table])],
-            "partitions_def": SHARDS[table],
-            "backfill_policy": dg.BackfillPolicy.multi_run(1),
-            "group_name": GROUPS[table],
+            "check_specs": [check_spec(ACCOUNTING, asset, partitions)],
+            "group_name": GROUPS[base_name(table)],
         }
-    else:
-        options["group_name"] = "training"
     return options
 
 
@@ -102,7 +114,7 @@ def _faces_asset() -> dg.AssetsDefinition:
 
     return _asset(
         faces,
-        **_options(FACES_STAGE, "faces"),
+        **_options(StageGraph(()), FACES_STAGE, FACES_STAGE),
         kinds={"lance"},
         code_version="1",
         description="Photographs on disk as rows. Materialising a shard reads changed source files again; "
@@ -113,27 +125,29 @@ def _faces_asset() -> dg.AssetsDefinition:
 def _row_asset(graph: StageGraph, stage: RowStage) -> dg.AssetsDefinition:
     def body(context: dg.AssetExecutionContext, lake: LakeResource):
         opened = _prepared(lake, graph)
+        own = _stage_of(graph, stage.asset, context.partition_key)
+        assert isinstance(own, RowStage)  # as all stages of this asset
         result = run_shard(
             opened,
             graph,
-            stage,
+            own,
             context.partition_key,
             device=lake.device,
             report=context.log.info,
         )
         refuse_unknown_shard(result.rows, context.partition_key)
-        preview = stage_preview(opened, graph, stage.name, context.partition_key)
+        preview = stage_preview(opened, graph, own.name, context.partition_key)
         yield from _reported(
             version=result.digest,
             metadata=row_metadata(result),
             preview=preview,
-            checks=_accounted(opened, graph, stage.name, context.partition_key, result.pending),
+            checks=_accounted(opened, graph, own.name, context.partition_key, result.pending),
         )
 
     return _asset(
         body,
-        **_options(stage.name, stage.table),
-        deps=upstream_assets(graph, stage),
+        **_options(graph, stage.asset, stage.table),
+        deps=_dependencies(graph, stage),
         code_version=stage.code_version,
         description=stage.description,
         pool=GPU_POOL,
@@ -144,9 +158,12 @@ def _row_asset(graph: StageGraph, stage: RowStage) -> dg.AssetsDefinition:
 def _artifact_asset(graph: StageGraph, stage: ArtifactStage) -> dg.AssetsDefinition:
     def body(context: dg.AssetExecutionContext, lake: LakeResource):
         opened = _prepared(lake, graph)
-        result = run_artifact(opened, graph, stage, device=lake.device, report=context.log.info)
+        partition = context.partition_key if context.has_partition_key else None
+        own = _stage_of(graph, stage.asset, partition)
+        assert isinstance(own, ArtifactStage)  # as all stages of this asset
+        result = run_artifact(opened, graph, own, device=lake.device, report=context.log.info)
         register_partitions(context.instance, opened)
-        preview = stage.preview(opened, result.artifact) if stage.preview else None
+        preview = own.preview(opened, result.artifact) if own.preview else None
         yield from _reported(
             version=result.artifact.digest.hex(),
             metadata=artifact_metadata(result),
@@ -155,8 +172,8 @@ def _artifact_asset(graph: StageGraph, stage: ArtifactStage) -> dg.AssetsDefinit
 
     return _asset(
         body,
-        **_options(stage.name, None),
-        deps=upstream_assets(graph, stage),
+        **_options(graph, stage.asset, None),
+        deps=_dependencies(graph, stage),
         code_version=stage.code_version,
         description=stage.description,
         pool=GPU_POOL,
@@ -170,8 +187,29 @@ def _prepared(lake: LakeResource, graph: StageGraph) -> Lake:
     return opened
 
 
+def _stage_of(graph: StageGraph, asset: str, partition: str | None) -> Stage:
+    """The stage behind a partition; LakeError where its recipe was started after this process began."""
+    try:
+        return graph.of_asset(asset, partition)
+    except KeyError as error:
+        raise LakeError(
+            f"no stage of {asset} computes {partition}; reload the definitions if its recipe was just started"
+        ) from error
+
+
+def _dependencies(graph: StageGraph, stage: Stage) -> list[dg.AssetDep]:
+    """Upstream assets; what is partitioned otherwise counts as a whole."""
+    own = asset_partitions(graph, stage.asset)
+    found = []
+    for name in upstream_assets(graph, stage):
+        other = asset_partitions(graph, name)
+        whole = dg.AllPartitionMapping() if own and other and own != other else None
+        found.append(dg.AssetDep(name, partition_mapping=whole))
+    return found
+
+
 def upstream_assets(graph: StageGraph, stage: Stage) -> list[str]:
-    """Upstream assets that Dagster should know of.
+    """Upstream assets that Dagster should know of, for all recipes those of the default one.
 
     Pair tables do not depend on photo shards in Dagster: 366 of them would exceed what it tracks (it never
     marks an asset stale through 100 or more upstream partitions), and the release stands in between.
@@ -179,11 +217,12 @@ def upstream_assets(graph: StageGraph, stage: Stage) -> list[str]:
     own = stage.table if isinstance(stage, RowStage) else None
     names = []
     for item in stage.inputs:
-        if item.stage == FACES_STAGE or isinstance(graph[item.stage], RowStage):
-            upstream_table = "faces" if item.stage == FACES_STAGE else graph[item.stage].table  # type: ignore[attr-defined] -- checked above
-            if own is not None and upstream_table != own:
+        upstream = None if item.stage == FACES_STAGE else graph[item.stage]
+        if upstream is None or isinstance(upstream, RowStage):
+            table = FACES_STAGE if upstream is None else upstream.table
+            if own is not None and table != own:
                 continue
-        names.append(item.stage)
+        names.append(base_name(item.stage))
     return list(dict.fromkeys(names))
 
 
@@ -252,7 +291,8 @@ def register_partitions(instance: dg.DagsterInstance, lake: Lake) -> dict[str, l
     for table, partitions in SHARDS.items():
         name = partitions.name
         assert name is not None  # all of ours are named
-        wanted = lake.table(table).snapshot().shards()
+        own = [table, *(of_recipe(table, recipe) for recipe in lake.recipes() if table in RECIPE_TABLES)]
+        wanted = [shard for name in own for shard in lake.table(name).snapshot().shards()]
         known = set(instance.get_dynamic_partitions(name))
         missing = [key for key in wanted if key not in known]
         if missing:

@@ -7,14 +7,16 @@ sums up.
 
 import warnings
 from collections.abc import Collection, Iterator, Sequence
+from dataclasses import replace
 
 import dagster as dg
 from dagster._core.event_api import PartitionKeyFilter  # its storage takes no other; not exported
 
 from assets.checks.catalogue import ACCOUNTING, Check, CheckRun, DataChecks, checks_of, summed_up
-from assets.stage import StageGraph
+from assets.stage import ArtifactStage, RowStage, StageGraph
 from resources.lake.errors import LakeError
 from resources.lake.resource import LakeResource
+from resources.lake.schema import FACES_STAGE
 
 
 def stage_checks(
@@ -24,7 +26,7 @@ def stage_checks(
 
     `partitions` are those of the asset; None for an artifact.
     """
-    declared = [check for check in checks_of(graph, name) if check != ACCOUNTING]
+    declared = [check for check in _checks_of_asset(graph, name) if check != ACCOUNTING]
 
     def body(context: dg.AssetCheckExecutionContext, lake: LakeResource):
         opened = lake.open()
@@ -34,14 +36,12 @@ def stage_checks(
         if partitions is None:
             runs = checks.run(name, None, names=wanted)
         elif context.has_partition_key:
-            shard = context.partition_key
-            refuse_unknown_shard(checks.rows(name, shard), shard)
-            runs = checks.run(name, shard, names=wanted)
+            runs = _of_partition(checks, name, context.partition_key, wanted, refuse_unknown=True)
         elif context.has_partition_key_range:
             # a backfill names its one partition as a range
-            runs = (run for shard in context.partition_keys for run in checks.run(name, shard, names=wanted))
+            runs = (run for key in context.partition_keys for run in _of_partition(checks, name, key, wanted))
         else:
-            runs = _over(checks, name, checks.computed_shards(name), wanted, pending=None)
+            runs = _over(checks, name, _computed_partitions(checks, name), wanted, pending=None)
         for run in runs:
             say = context.log.info if run.finding.passed else context.log.warning
             say("%s of %s: %s", run.check.name, run.shard or name, run.finding.message)
@@ -55,12 +55,57 @@ def stage_checks(
     return dg.multi_asset_check(name=f"{name}_checks", specs=specs, can_subset=True)(body)
 
 
-def _over(
-    checks: DataChecks, name: str, shards: Sequence[str], names: Collection[str] | None, pending: int | None
+def _stages_of_asset(graph: StageGraph, asset: str) -> list[str]:
+    """Names of the stages behind an asset: one, or one of every recipe."""
+    return [FACES_STAGE] if asset == FACES_STAGE else [stage.name for stage in graph.assets()[asset]]
+
+
+def _checks_of_asset(graph: StageGraph, asset: str) -> tuple[Check, ...]:
+    return checks_of(graph, _stages_of_asset(graph, asset)[0])
+
+
+def _of_partition(
+    checks: DataChecks,
+    asset: str,
+    partition: str,
+    names: Collection[str] | None,
+    pending: int | None = None,
+    *,
+    refuse_unknown: bool = False,
 ) -> Iterator[CheckRun]:
-    """One outcome per check, summed up over shards."""
-    runs = [run for shard in shards for run in checks.run(name, shard, names=names, pending=pending)]
-    for check in checks_of(checks.graph, name):
+    """The checks of a shard, or of a recipe's artifact, as outcomes of that asset and partition."""
+    stage, shard = FACES_STAGE, partition
+    if asset != FACES_STAGE:
+        found = checks.graph.of_asset(asset, partition)
+        stage, shard = found.name, partition if isinstance(found, RowStage) else None
+    if refuse_unknown and shard is not None:
+        refuse_unknown_shard(checks.rows(stage, shard), shard)
+    for run in checks.run(stage, shard, names=names, pending=pending):
+        yield replace(run, stage=asset, shard=partition)
+
+
+def _computed_partitions(checks: DataChecks, asset: str) -> list[str]:
+    """Partitions of an asset in which something was computed, sorted."""
+    done: set[str] = set()
+    for name in _stages_of_asset(checks.graph, asset):
+        stage = None if name == FACES_STAGE else checks.graph[name]
+        if not isinstance(stage, ArtifactStage):
+            done.update(checks.computed_shards(name))
+        elif (partition := checks.graph.partition_of(stage)) and checks.lake.current_artifact(name):
+            done.add(partition)
+    return sorted(done)
+
+
+def _over(
+    checks: DataChecks,
+    name: str,
+    partitions: Sequence[str],
+    names: Collection[str] | None,
+    pending: int | None,
+) -> Iterator[CheckRun]:
+    """One outcome per check of an asset, summed up over partitions."""
+    runs = [run for key in partitions for run in _of_partition(checks, name, key, names, pending)]
+    for check in _checks_of_asset(checks.graph, name):
         if names is None or check.name in names:
             yield CheckRun(name, None, check, summed_up([run for run in runs if run.check == check]))
 
@@ -72,11 +117,12 @@ def report_checks(
     changed: Collection[str],
     fresh: Collection[str],
 ) -> None:
-    """Tell Dagster what the checks find in shards that were computed outside it; none for an artifact.
+    """Tell Dagster what the checks find in partitions that were computed outside it.
+
+    `changed` and `fresh` are empty for an artifact that all recipes share.
 
     Dagster 1.13 takes one such outcome per partition and never a second, so it is told for the asset as a
-    whole: over the `changed` shards and those that failed when they were last told, as far as they are
-    `fresh`.
+    whole: over the `changed` ones and those that failed when they were last told, as far as they are `fresh`.
     """
     if not fresh:
         runs = checks.run(name, None)
@@ -89,7 +135,7 @@ def report_checks(
 
 def _failed_before(instance: dg.DagsterInstance, checks: DataChecks, name: str) -> set[str]:
     """Shards that failed a check according to its newest outcome for the asset as a whole."""
-    keys = [dg.AssetCheckKey(dg.AssetKey(name), check.name) for check in checks_of(checks.graph, name)]
+    keys = [dg.AssetCheckKey(dg.AssetKey(name), check.name) for check in _checks_of_asset(checks.graph, name)]
     whole = PartitionKeyFilter(key=None)
     newest = instance.event_log_storage.get_latest_asset_check_execution_by_key(keys, partition_filter=whole)
     failed: set[str] = set()

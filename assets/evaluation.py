@@ -23,7 +23,9 @@ from models.metrics.identity import identity_leak
 from models.metrics.intervals import mean_with_interval
 from resources.lake.digest import digest_bytes, digest_json
 from resources.lake.lake import Artifact, Lake
+from resources.lake.recipes import of_recipe
 from resources.lake.schema import EVALUATIONS_SCHEMA, Status
+from resources.lake.table import LakeTable
 from resources.photos.decoding import DecodeLimits, decode_upright
 
 CODE_VERSION = "1"
@@ -57,18 +59,19 @@ class EvaluationPair:
     landmarks_68: np.ndarray
 
 
-def evaluation_stage(config: EvaluationConfig) -> ArtifactStage:
-    """The stage `evaluation`: metrics of every method, with bootstrap intervals."""
+def evaluation_stage(config: EvaluationConfig, recipe: str | None = None) -> ArtifactStage:
+    """The stage `evaluation` of a recipe: metrics of every method, with bootstrap intervals."""
 
     def build(context: StageContext, fingerprint: bytes) -> Artifact:
-        return _build(context, fingerprint, config)
+        return _build(context, fingerprint, config, recipe)
 
     return ArtifactStage(
-        name="evaluation",
+        name=of_recipe("evaluation", recipe),
+        by_recipe=True,
         code_version=CODE_VERSION,
         description="Exact metrics of every swap method, beside copy-target and the codec's ceiling.",
         config=config,
-        inputs=(Input("swaps"),),
+        inputs=(Input(of_recipe("swaps", recipe)),),
         weights=(config.codec.weights, config.embedder),
         build=build,
         extra_content=_truths,
@@ -80,16 +83,19 @@ def _truths(lake: Lake) -> bytes:
     return digest_json(sorted((row["pair_id"], digest_bytes(row["truth"] or b"").hex()) for row in rows))
 
 
-def _build(context: StageContext, fingerprint: bytes, config: EvaluationConfig) -> Artifact:
-    pairs = evaluation_pairs(context.lake, config.size)
+def _build(
+    context: StageContext, fingerprint: bytes, config: EvaluationConfig, recipe: str | None
+) -> Artifact:
+    stage, swaps = of_recipe("evaluation", recipe), context.lake.table(of_recipe("swaps", recipe))
+    pairs = evaluation_pairs(context.lake, config.size, swaps)
     if not pairs:
         context.report(
-            "evaluation: no swap pair has an exact answer (ingest one with --swap-pairs), so nothing is "
+            f"{stage}: no swap pair has an exact answer (ingest one with --swap-pairs), so nothing is "
             "measured; the swaps themselves are in the report"
         )
-        return _artifact(fingerprint, {}, 0)
+        return _artifact(stage, fingerprint, {}, 0)
     codec = open_codec(context, config.codec)
-    pictures = _swapped_pictures(context.lake, pairs)
+    pictures = _swapped_pictures(swaps, pairs)
     target, truth = (np.stack([getattr(pair, name) for pair in pairs]) for name in ("target", "truth"))
     pictures = {COPY_TARGET: target, CODEC_CEILING: codec.decode(codec.encode(truth)), **pictures}
     scores = _scores(context, config, pairs, pictures)
@@ -99,7 +105,7 @@ def _build(context: StageContext, fingerprint: bytes, config: EvaluationConfig) 
         for metric, values in metrics.items()
         for mean, low, high in [mean_with_interval(values, seed=config.seed)]
     ]
-    artifact = _artifact(fingerprint, {"rows": rows}, len(pairs))
+    artifact = _artifact(stage, fingerprint, {"rows": rows}, len(pairs))
     table = pa.Table.from_pylist(
         [{**row, "evaluation": artifact.digest.hex()} for row in rows], schema=EVALUATIONS_SCHEMA
     )
@@ -109,10 +115,10 @@ def _build(context: StageContext, fingerprint: bytes, config: EvaluationConfig) 
     return artifact
 
 
-def _artifact(fingerprint: bytes, content: Mapping, pairs: int) -> Artifact:
+def _artifact(stage: str, fingerprint: bytes, content: Mapping, pairs: int) -> Artifact:
     figures = {f"{row['method']}: {row['metric']}": round(row["mean"], 4) for row in content.get("rows", [])}
     return Artifact(
-        stage="evaluation",
+        stage=stage,
         fingerprint=fingerprint,
         digest=digest_json(content),
         code_version=CODE_VERSION,
@@ -120,9 +126,9 @@ def _artifact(fingerprint: bytes, content: Mapping, pairs: int) -> Artifact:
     )
 
 
-def evaluation_pairs(lake: Lake, size: int) -> list[EvaluationPair]:
-    """Pairs of the current release that have an exact answer, at `size` px, ordered by pair id."""
-    swapped = set(lake.swaps.snapshot().scan(["pair_id"])["pair_id"].to_pylist())
+def evaluation_pairs(lake: Lake, size: int, swaps: LakeTable) -> list[EvaluationPair]:
+    """Pairs of the table `swaps` that have an exact answer, at `size` px, ordered by pair id."""
+    swapped = set(swaps.snapshot().scan(["pair_id"])["pair_id"].to_pylist())
     requests = lake.swap_pairs.snapshot().dataset.to_table().to_pylist()
     wanted = [
         row
@@ -151,9 +157,9 @@ def evaluation_pairs(lake: Lake, size: int) -> list[EvaluationPair]:
     return pairs
 
 
-def _swapped_pictures(lake: Lake, pairs: list[EvaluationPair]) -> dict[str, np.ndarray]:
+def _swapped_pictures(swaps: LakeTable, pairs: list[EvaluationPair]) -> dict[str, np.ndarray]:
     """Swaps by method, (N, S, S, 3) in the order of `pairs`; a method with a failed swap is an error."""
-    rows = lake.swaps.snapshot().scan(["pair_id", "swap", "swaps_state.status"]).to_pylist()
+    rows = swaps.snapshot().scan(["pair_id", "swap", "swaps_state.status"]).to_pylist()
     found = {row["pair_id"]: row["swap"] for row in rows if row["swaps_state.status"] == Status.OK.value}
     pictures = {}
     for method in METHODS:

@@ -9,7 +9,14 @@ import numpy as np
 import pyarrow as pa
 from pydantic import Field
 
-from assets.condition import CONDITION_INPUTS, ConditionStageConfig, row_frame
+from assets.condition import (
+    CONDITION_INPUTS,
+    OWN_CONDITION,
+    TARGET_COLUMN,
+    ConditionNames,
+    ConditionStageConfig,
+    row_frame,
+)
 from assets.stage import Input, Row, RowOutcome, RowStage, StageConfig, StageContext
 from assets.swap_base import CodecSource, open_codec
 from models.faces.frame import frame_condition
@@ -35,26 +42,31 @@ class LatentsConfig(StageConfig):
         return (self.condition.size // shape.patch_size) ** 2 * shape.channels
 
 
-def latents_stage(config: LatentsConfig, batch_size: int = BATCH_SIZE) -> RowStage:
-    """The stage `latents`. Masks and points are read, but the condition's digest already covers them."""
+def latents_stage(
+    config: LatentsConfig, names: ConditionNames = OWN_CONDITION, batch_size: int = BATCH_SIZE
+) -> RowStage:
+    """The stage `latents`. Masks and points are read, but the condition's digest already covers them.
+
+    For another condition image than the profile's own it has that image's latents alone.
+    """
     latent = pa.list_(pa.float16(), config.latent_size)
     covered = tuple(
         Input(item.stage, item.columns, tracked=item.stage == "faces") for item in CONDITION_INPUTS
     )
 
     def load(context: StageContext) -> LatentModel:
-        return LatentModel(config, context)
+        return LatentModel(config, context, names)
 
     return RowStage(
-        name="latents",
+        name=names.latents,
         code_version="1",
         description="Latents of the photo and of its condition image (float16), rows of tokens first.",
         config=config,
-        inputs=(*covered, Input("condition", ("condition_sha256",))),
+        inputs=(*covered, Input(names.condition, (names.sha256,))),
         weights=(config.codec.weights,),
         outputs=(
-            Column("latent_target", latent, quantum=1 / 64),
-            Column("latent_condition", latent, quantum=1 / 64),
+            *((Column(TARGET_COLUMN, latent, quantum=1 / 64),) if names == OWN_CONDITION else ()),
+            Column(names.column, latent, quantum=1 / 64),
         ),
         load=load,
         batch_size=batch_size,
@@ -64,20 +76,18 @@ def latents_stage(config: LatentsConfig, batch_size: int = BATCH_SIZE) -> RowSta
 class LatentModel:
     """The codec of the base model, loaded once."""
 
-    def __init__(self, config: LatentsConfig, context: StageContext) -> None:
-        self.config = config
+    def __init__(self, config: LatentsConfig, context: StageContext, names: ConditionNames) -> None:
+        self.config, self.names = config, names
         self.codec = open_codec(context, config.codec)
 
     def __call__(self, rows: Sequence[Row]) -> list[RowOutcome]:
         """One outcome per row, in order."""
         frames = [row_frame(row, self.config.condition.size) for row in rows]
         conditions = [frame_condition(frame, self.config.condition.image) for frame in frames]
-        targets = encode_pictures(self.codec, [frame.image for frame in frames])
-        encoded = encode_pictures(self.codec, conditions)
-        return [
-            {"latent_target": target, "latent_condition": condition}
-            for target, condition in zip(targets, encoded, strict=True)
-        ]
+        columns = {self.names.column: encode_pictures(self.codec, conditions)}
+        if self.names == OWN_CONDITION:
+            columns[TARGET_COLUMN] = encode_pictures(self.codec, [frame.image for frame in frames])
+        return [{name: values[place] for name, values in columns.items()} for place in range(len(rows))]
 
 
 def encode_pictures(codec: LatentCodec, pictures: Sequence[np.ndarray]) -> np.ndarray:

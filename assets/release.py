@@ -7,6 +7,7 @@ tag and a digest. Policy is applied here once: only rows with a consent that all
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -22,6 +23,7 @@ from resources.lake.errors import LakeError
 from resources.lake.failpoints import crash_point
 from resources.lake.lake import Artifact, Lake
 from resources.lake.pairs import sync_pairs
+from resources.lake.recipes import of_recipe
 from resources.lake.schema import DIGEST_BYTES, SWAPS_SCHEMA, TRIPLETS_SCHEMA, Status, state_column
 from resources.lake.table import Snapshot
 
@@ -29,7 +31,7 @@ METHODS = ("teacher", "teacher_inversion", "student")
 """How each evaluation pair is swapped."""
 
 NEEDED = ("identity_embedding", "latents")
-"""Stages in which a row must be ok to be used."""
+"""Stages in which a row must be ok to be used, where a recipe needs no more."""
 
 
 class ReleaseConfig(StageConfig):
@@ -47,18 +49,21 @@ class ReleaseConfig(StageConfig):
     )
 
 
-def release_stage(config: ReleaseConfig) -> ArtifactStage:
-    """The stage `release`."""
+def release_stage(
+    config: ReleaseConfig, recipe: str | None = None, needed: Sequence[str] = NEEDED
+) -> ArtifactStage:
+    """The stage `release` of a recipe; `needed` are the stages in which a row must be ok to be used."""
 
     def build(context: StageContext, fingerprint: bytes) -> Artifact:
-        return _build(context, fingerprint, config)
+        return _build(context, fingerprint, config, recipe, needed)
 
     return ArtifactStage(
-        name="release",
+        name=of_recipe("release", recipe),
+        by_recipe=True,
         code_version=CODE_VERSION,
         description="The rows, triplet pairs and swap pairs of one training round, pinned as a Lance tag.",
         config=config,
-        inputs=(Input("aesthetics"), Input("identity_embedding"), Input("latents")),
+        inputs=(Input("aesthetics"), *(Input(name) for name in needed)),
         build=build,
         extra_content=_policy_content,
     )
@@ -82,10 +87,17 @@ def _pinned_pairs(lake: Lake) -> list[dict[str, Any]]:
     return lake.swap_pairs.snapshot().dataset.to_table(columns=names).to_pylist()
 
 
-def _build(context: StageContext, fingerprint: bytes, config: ReleaseConfig) -> Artifact:
+def _build(
+    context: StageContext,
+    fingerprint: bytes,
+    config: ReleaseConfig,
+    recipe: str | None,
+    needed: Sequence[str],
+) -> Artifact:
     lake = context.lake
+    stage, triplet_table, swap_table = (of_recipe(name, recipe) for name in ("release", "triplets", "swaps"))
     snapshot = lake.faces.snapshot()
-    usable, excluded = _select(snapshot, config)
+    usable, excluded = _select(snapshot, config, needed)
     pinned = _pinned_pairs(lake)
     swap_pairs, missing = _swap_pairs(pinned, usable, config)
     held_out = {usable[row["source_image_id"]] for row in swap_pairs}
@@ -101,29 +113,30 @@ def _build(context: StageContext, fingerprint: bytes, config: ReleaseConfig) -> 
         )
     triplets = _triplet_pairs(training, config)
     # from here on the pair tables are this release's, whether it is finished or not
-    lake.announce_artifact(Artifact("release", fingerprint, bytes(DIGEST_BYTES), CODE_VERSION))
+    lake.announce_artifact(Artifact(stage, fingerprint, bytes(DIGEST_BYTES), CODE_VERSION))
     crash_point("mid_release")
-    sync_pairs(lake.triplets, triplets, TRIPLETS_SCHEMA, config.pair_shard_size, "triplets")
+    size = config.pair_shard_size
+    sync_pairs(lake.table(triplet_table), triplets, TRIPLETS_SCHEMA, size, triplet_table)
     crash_point("mid_release")
     requests = [
         {**pair, "pair_id": f"{pair['pair_id']}__{method}", "method": method}
         for pair in swap_pairs
         for method in METHODS
     ]
-    sync_pairs(lake.swaps, requests, SWAPS_SCHEMA, config.pair_shard_size, "swaps")
+    sync_pairs(lake.table(swap_table), requests, SWAPS_SCHEMA, size, swap_table)
     crash_point("mid_release")
     rows = sorted((image_id, person, "train") for image_id, person in training.items())
     rows += sorted((i, person, "held_out") for i, person in usable.items() if person in held_out)
     location = _write_rows(lake, rows)
     crash_point("mid_release")
-    digest = digest_json([rows, _row_digests(snapshot, usable), triplets, requests])
-    tag = f"release-{digest.hex()[:12]}"
+    digest = digest_json([rows, _row_digests(snapshot, usable, needed), triplets, requests])
+    tag = "-".join(filter(None, ("release", recipe, digest.hex()[:12])))
     lake.faces.tag(tag, snapshot.version)
     crash_point("mid_release")
     if missing:
-        context.report(f"release: {missing} swap pairs name photographs that are not usable; left out")
+        context.report(f"{stage}: {missing} swap pairs name photographs that are not usable; left out")
     return Artifact(
-        stage="release",
+        stage=stage,
         fingerprint=fingerprint,
         digest=digest,
         code_version=CODE_VERSION,
@@ -141,9 +154,11 @@ def _build(context: StageContext, fingerprint: bytes, config: ReleaseConfig) -> 
     )
 
 
-def _select(snapshot: Snapshot, config: ReleaseConfig) -> tuple[dict[str, str], Counter[str]]:
+def _select(
+    snapshot: Snapshot, config: ReleaseConfig, needed: Sequence[str]
+) -> tuple[dict[str, str], Counter[str]]:
     """Usable rows as {image_id: person}, and how many were left out for which reason."""
-    statuses = [f"{state_column(stage)}.status" for stage in NEEDED]
+    statuses = [f"{state_column(stage)}.status" for stage in needed]
     rows = snapshot.scan(["image_id", "identity", "consent", "aesthetic_score", *statuses]).to_pylist()
     usable: dict[str, str] = {}
     excluded: Counter[str] = Counter()
@@ -197,9 +212,9 @@ def _pair_row(source: str, target: str) -> dict[str, Any]:
     return {"pair_id": f"{source}__{target}", "source_image_id": source, "target_image_id": target}
 
 
-def _row_digests(snapshot: Snapshot, usable: dict[str, str]) -> list[list[str]]:
+def _row_digests(snapshot: Snapshot, usable: dict[str, str], needed: Sequence[str]) -> list[list[str]]:
     """What the used rows hold: a release is the same as long as none of this changes."""
-    names = [f"{state_column(stage)}.digest" for stage in NEEDED]
+    names = [f"{state_column(stage)}.digest" for stage in needed]
     rows = snapshot.scan(["image_id", *names]).to_pylist()
     return sorted(
         [row["image_id"], *(row[name].hex() for name in names)] for row in rows if row["image_id"] in usable

@@ -8,7 +8,7 @@ that alone what is stale.
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Protocol
@@ -20,9 +20,13 @@ from pydantic import BaseModel, ConfigDict
 from assets.checks.limits import DEFAULT_LIMITS, CheckLimits
 from resources.lake.digest import recipe_prefix
 from resources.lake.lake import Artifact, Lake
-from resources.lake.schema import Column, state_field
+from resources.lake.recipes import base_name, of_recipe, recipe_of, recipe_of_shard
+from resources.lake.schema import FACES_STAGE, Column, state_field
 from resources.photos.reasons import RowError
 from resources.weights.resolve import ResolvedWeight, resolve
+
+DEFAULT_RECIPE = "baseline"
+"""What the only recipe is called where a profile names none."""
 
 Row = Mapping[str, Any]
 """Input values of one row by column name; `image` is a decoded upright RGB uint8 array (H, W, 3)."""
@@ -95,6 +99,16 @@ class Stage:
     weights: tuple[str, ...] = ()
 
     @property
+    def asset(self) -> str:
+        """What Dagster calls it: its name without the recipe, which is a partition there."""
+        return base_name(self.name)
+
+    @property
+    def recipe(self) -> str | None:
+        """The recipe that it belongs to; None for the default one and for what all recipes share."""
+        return recipe_of(self.name)
+
+    @property
     def tracked(self) -> tuple[Input, ...]:
         """Inputs whose change makes a result stale, in fingerprint order."""
         return tuple(item for item in self.inputs if item.tracked)
@@ -151,11 +165,13 @@ class ArtifactStage(Stage):
     """A stage that makes one artifact out of many rows or other artifacts.
 
     Its fingerprint covers the digests of all rows of its row inputs. `extra_content` adds what is not a
-    stage's output, such as the list of pairs to swap. `finish` is called once the artifact is registered: it
+    stage's output, such as the list of pairs to swap. `by_recipe` says that every recipe has one of its own.
+    `finish` is called once the artifact is registered: it
     removes what only an unfinished build needs, so that a kill before never costs the work again.
     """
 
     build: ArtifactBuilder
+    by_recipe: bool = False
     finish: Callable[[Lake, Artifact], None] | None = None
     extra_content: Callable[[Lake], bytes] | None = None
     preview: Callable[[Lake, Artifact], bytes | None] | None = None
@@ -163,13 +179,17 @@ class ArtifactStage(Stage):
 
 @dataclass(frozen=True)
 class StageGraph:
-    """All stages of one profile, upstream before downstream, and the limits of their checks."""
+    """All stages of one profile, upstream before downstream, and the limits of their checks.
+
+    `recipes` are those whose stages are among them, the default one first.
+    """
 
     stages: tuple[Stage, ...]
     limits: CheckLimits = DEFAULT_LIMITS
+    recipes: tuple[str, ...] = (DEFAULT_RECIPE,)
 
     def __post_init__(self) -> None:
-        known = {"faces"}
+        known = {FACES_STAGE}
         for stage in self.stages:
             for item in stage.inputs:
                 if item.stage not in known:
@@ -188,7 +208,34 @@ class StageGraph:
         for stage in reversed(self.stages):
             if stage.name in wanted:
                 wanted |= {item.stage for item in stage.inputs}
-        return StageGraph(tuple(stage for stage in self.stages if stage.name in wanted))
+        return replace(self, stages=tuple(stage for stage in self.stages if stage.name in wanted))
+
+    def of_asset(self, asset: str, partition: str | None) -> Stage:
+        """The stage that computes a partition of what Dagster calls an asset: a shard's, a recipe's, or all.
+
+        Raises KeyError that lists what there is.
+        """
+        if partition is None:
+            return self[asset]
+        recipe = recipe_of_shard(partition)
+        if partition in self.recipes:
+            recipe = None if partition == self.recipes[0] else partition
+        return self[of_recipe(asset, recipe)]
+
+    def assets(self) -> dict[str, list[Stage]]:
+        """What Dagster calls assets, upstream first, each with its stages: one, or one of every recipe."""
+        found: dict[str, list[Stage]] = {}
+        for stage in self.stages:
+            found.setdefault(stage.asset, []).append(stage)
+        return found
+
+    def partition_of(self, stage: ArtifactStage) -> str | None:
+        """The partition that an artifact is in Dagster: its recipe's name, or None where all share it."""
+        return (stage.recipe or self.recipes[0]) if stage.by_recipe else None
+
+    def tables(self) -> tuple[str, ...]:
+        """Every table of which some stage computes columns, `faces` first."""
+        return tuple(dict.fromkeys([FACES_STAGE, *(stage.table for stage in self.row_stages())]))
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -205,6 +252,6 @@ class StageGraph:
 
     def prepare(self, lake: Lake) -> None:
         """Add the column groups of all row stages to the lake's tables, schema only."""
-        for table in ("faces", "triplets", "swaps"):
+        for table in self.tables():
             fields = [item for stage in self.row_stages(table) for item in stage.group_fields]
             lake.table(table).ensure_columns(fields)

@@ -14,19 +14,23 @@ from assets.training_data import student_data
 from assets.training_rows import need_artifact
 from assets.triplets_release import released_triplets
 from resources.lake.lake import Artifact
+from resources.lake.recipes import of_recipe
 
 CODE_VERSION = "2"
 
 
-def student_stage(config: TrainingConfig) -> ArtifactStage:
-    """The stage `student`: adapters trained on one release of triplets, from one teacher."""
+def student_stage(config: TrainingConfig, recipe: str | None = None) -> ArtifactStage:
+    """The stage `student` of a recipe: adapters trained on its triplets, from its teacher."""
+    stage, released, taught, pinned = (
+        of_recipe(name, recipe) for name in ("student", "release", "teacher", "triplets_release")
+    )
 
     def build(context: StageContext, fingerprint: bytes) -> Artifact:
         from models.swap.checkpoint import load_checkpoint
 
         lake = context.lake
-        release, teacher = need_artifact(lake, "release"), need_artifact(lake, "teacher")
-        triplets = need_artifact(lake, "triplets_release")
+        release, teacher = need_artifact(lake, released), need_artifact(lake, taught)
+        triplets = need_artifact(lake, pinned)
         base = open_base(context, config.base)
         pair_ids = released_triplets(lake, triplets)
         prepared = student_data(lake, release, triplets, pair_ids, base, config)
@@ -36,7 +40,7 @@ def student_stage(config: TrainingConfig) -> ArtifactStage:
             base,
             prepared.data,
             validation_rows=prepared.validation,
-            stage="student",
+            stage=stage,
             code_version=CODE_VERSION,
             fingerprint=fingerprint,
             parents={"release": release, "teacher": teacher, "triplets_release": triplets},
@@ -44,11 +48,12 @@ def student_stage(config: TrainingConfig) -> ArtifactStage:
         )
 
     return ArtifactStage(
-        name="student",
+        name=stage,
+        by_recipe=True,
         code_version=CODE_VERSION,
         description="LoRA trained on pseudo triplets from the teacher's adapters: a clean picture in.",
         config=config,
-        inputs=(Input(PROMPTS_STAGE), Input("release"), Input("teacher"), Input("triplets_release")),
+        inputs=(Input(PROMPTS_STAGE), Input(released), Input(taught), Input(pinned)),
         weights=config.roles,
         build=build,
         finish=keep_losses_only,

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
+from dataclasses import dataclass
 from importlib.metadata import version
 from typing import TYPE_CHECKING
 
 import numpy as np
 
+from assets.condition import OWN_CONDITION, TARGET_COLUMN, ConditionNames
 from assets.previews import tile_row
 from assets.stage import Input, Row
 from models.swap.sampling_config import SamplingConfig
@@ -21,15 +23,41 @@ if TYPE_CHECKING:
     from models.swap.swapper import Swapper
 
 SOURCE, TARGET = "source_image_id", "target_image_id"
+IDENTITY = "identity_embedding"
 
-PAIR_INPUTS = (
-    Input("faces", ("image", "consent"), via=SOURCE, tracked=False),
-    Input("faces", ("image", "consent"), via=TARGET, tracked=False),
-    Input("identity_embedding", ("identity_embedding",), via=SOURCE),
-    Input("latents", ("latent_target", "latent_condition"), via=TARGET),
-)
-"""What a swap reads of its two photographs. Pixels are for the preview and consent for the mark: what the
-swap depends on is the source's embedding and the target's latents."""
+
+@dataclass(frozen=True)
+class PairReading:
+    """What the swaps of a recipe read of their two photographs.
+
+    `identity` names the stage, and its column, that gives the source's identity; `condition` the target's
+    condition image. `target_identity` says whether an inversion sees the target's own identity.
+    """
+
+    condition: ConditionNames = OWN_CONDITION
+    identity: str = IDENTITY
+    target_identity: bool = False
+
+    @property
+    def inputs(self) -> tuple[Input, ...]:
+        """Inputs of a stage that swaps.
+
+        Pixels are for the preview and consent for the mark: what the swap depends on is the source's
+        identity and the target's latents.
+        """
+        names = self.condition
+        own = names == OWN_CONDITION
+        found = [
+            Input("faces", ("image", "consent"), via=SOURCE, tracked=False),
+            Input("faces", ("image", "consent"), via=TARGET, tracked=False),
+            Input(self.identity, (self.identity,), via=SOURCE),
+            Input("latents", (TARGET_COLUMN, *((names.column,) if own else ())), via=TARGET),
+        ]
+        if not own:
+            found.append(Input(names.latents, (names.column,), via=TARGET))
+        if self.target_identity:
+            found.append(Input(self.identity, (self.identity,), via=TARGET))
+        return tuple(found)
 
 
 def pair_preview(row: Row, swapped: str) -> np.ndarray:
@@ -43,11 +71,16 @@ def row_seed(pair_id: str) -> int:
 
 
 def swap_rows(
-    swapper: Swapper, rows: Sequence[Row], condition: str, sampling: SamplingConfig
+    swapper: Swapper,
+    rows: Sequence[Row],
+    condition: str,
+    sampling: SamplingConfig,
+    identity: str = IDENTITY,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Swap a batch; `condition` names the target's latent column that the condition branch sees.
 
-    The target's own embedding is read where the rows have it; the `trgID_*` inversions need it.
+    `identity` names the column of the source's identity. The target's own is read where the rows have it; the
+    `trgID_*` inversions need it.
     Returns latents (B, L, C) float32 and pictures (B, S, S, 3) uint8.
     """
     import torch
@@ -58,24 +91,24 @@ def swap_rows(
         stacked = np.stack([row[f"{TARGET}.{name}"] for row in rows]).astype(np.float32)
         return torch.from_numpy(stacked.reshape(len(rows), tokens, -1))
 
-    source_BD = _embeddings(rows, SOURCE)
+    source_BD = _embeddings(rows, SOURCE, identity)
     assert source_BD is not None  # every pair has a source's identity
     swapped = swapper.swap(
         source_BD,
         latents(condition),
-        latents("latent_target"),
+        latents(TARGET_COLUMN),
         sampling,
         [row_seed(row["pair_id"]) for row in rows],
-        target_embedding_BD=_embeddings(rows, TARGET),
+        target_embedding_BD=_embeddings(rows, TARGET, identity),
     )
     return swapped.numpy(), swapper.base.codec.decode(swapped.to(swapper.device))
 
 
-def _embeddings(rows: Sequence[Row], side: str) -> Tensor | None:
+def _embeddings(rows: Sequence[Row], side: str, column: str) -> Tensor | None:
     """Embeddings (B, D) float32 of one side's photographs; None where the rows have none."""
     import torch
 
-    name = f"{side}.identity_embedding"
+    name = f"{side}.{column}"
     if name not in rows[0]:
         return None
     return torch.from_numpy(np.stack([row[name] for row in rows]).astype(np.float32))

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import pyarrow as pa
 from pydantic import Field
 
+from assets.condition import TARGET_COLUMN
+from assets.pair_condition import PAIR_CONDITION, PairCondition, PairConditionConfig
 from assets.stage import Input, Row, RowOutcome, RowStage, StageConfig, StageContext
 from assets.swap_base import PROMPTS_STAGE, BaseConfig, open_base
-from assets.swapping import PAIR_INPUTS, marked_row, pair_preview, swap_rows
+from assets.swapping import PairReading, marked_row, pair_preview, swap_rows
 from assets.training import checkpoint_folder
 from assets.training_rows import need_artifact
 from models.swap.sampling_config import SamplingConfig
+from resources.lake.recipes import of_recipe
 from resources.lake.schema import Column
 
 BATCH_SIZE = 48
@@ -25,28 +28,38 @@ class SwapsConfig(StageConfig):
     base: BaseConfig = Field(description="Files and shape of the base.")
     sampling: SamplingConfig = Field(description="Sampling from noise: teacher and student.")
     inversion: SamplingConfig = Field(description="Sampling from the inverted target: teacher_inversion.")
+    pair_condition: PairConditionConfig | None = Field(
+        default=None,
+        description="For condition images that depend on the source too, else None.",
+    )
 
 
-def swaps_stage(config: SwapsConfig, batch_size: int = BATCH_SIZE) -> RowStage:
-    """The stage `swaps`, one row per pair and method. Every picture is marked as made."""
+def swaps_stage(
+    config: SwapsConfig,
+    recipe: str | None = None,
+    reading: PairReading = PairReading(),
+    batch_size: int = BATCH_SIZE,
+) -> RowStage:
+    """The stage `swaps` of a recipe, one row per pair and method. Every picture is marked as made."""
+    artifacts = {name: of_recipe(name, recipe) for name in ("teacher", "student")}
 
     def load(context: StageContext) -> SwapModels:
-        return SwapModels(config, context)
+        return SwapModels(config, context, artifacts, reading)
 
     return RowStage(
-        name="swaps",
+        name=of_recipe("swaps", recipe),
         code_version="1",
-        table="swaps",
+        table=of_recipe("swaps", recipe),
         description="Evaluation pairs swapped by teacher, teacher with inversion, and student.",
         config=config,
         inputs=(
             Input(PROMPTS_STAGE),
-            Input("teacher"),
-            Input("student"),
-            *PAIR_INPUTS,
+            *(Input(name) for name in artifacts.values()),
+            *reading.inputs,
+            *(config.pair_condition.inputs if config.pair_condition else ()),
         ),
         row_columns=("method",),
-        weights=config.base.roles,
+        weights=(*config.base.roles, *(config.pair_condition.weights if config.pair_condition else ())),
         outputs=(Column("swap", pa.binary(), picture=True),),
         load=load,
         batch_size=batch_size,
@@ -57,13 +70,17 @@ def swaps_stage(config: SwapsConfig, batch_size: int = BATCH_SIZE) -> RowStage:
 class SwapModels:
     """Teacher and student, loaded once."""
 
-    def __init__(self, config: SwapsConfig, context: StageContext) -> None:
+    def __init__(
+        self, config: SwapsConfig, context: StageContext, artifacts: Mapping[str, str], reading: PairReading
+    ) -> None:
         from models.swap.swapper import Swapper
 
-        self.config = config
+        self.config, self.reading = config, reading
+        shaped = config.pair_condition
+        self.pair_condition = PairCondition(shaped, context) if shaped else None
         folders = {
-            name: checkpoint_folder(context.lake, need_artifact(context.lake, name))
-            for name in ("teacher", "student")
+            name: checkpoint_folder(context.lake, need_artifact(context.lake, artifact))
+            for name, artifact in artifacts.items()
         }
         self.model_ids = {name: folder.name for name, folder in folders.items()}
         self.swappers = {
@@ -78,7 +95,10 @@ class SwapModels:
             places = [place for place, row in enumerate(rows) if row["method"] == method]
             batch = [rows[place] for place in places]
             name, condition, sampling = self.recipe(method)
-            pictures = swap_rows(self.swappers[name], batch, condition, sampling)[1]
+            swapper = self.swappers[name]
+            if condition == PAIR_CONDITION and self.pair_condition is not None:
+                batch = self.pair_condition.added_to(batch, swapper.base.codec)
+            pictures = swap_rows(swapper, batch, condition, sampling, self.reading.identity)[1]
             for place, row, picture in zip(places, batch, pictures, strict=True):
                 made = marked_row(picture, row, self.model_ids[name], f"swaps/{method}")
                 outcomes[place] = {"swap": made}
@@ -86,11 +106,12 @@ class SwapModels:
 
     def recipe(self, method: str) -> tuple[str, str, SamplingConfig]:
         """Which checkpoint, which latent it sees as condition, and how it is sampled."""
+        drawn = self.reading.condition.column if self.pair_condition is None else PAIR_CONDITION
         match method:
             case "teacher":
-                return "teacher", "latent_condition", self.config.sampling
+                return "teacher", drawn, self.config.sampling
             case "teacher_inversion":
-                return "teacher", "latent_condition", self.config.inversion
+                return "teacher", drawn, self.config.inversion
             case "student":
-                return "student", "latent_target", self.config.sampling
+                return "student", TARGET_COLUMN, self.config.sampling
         raise ValueError(f"no swap method {method!r}")

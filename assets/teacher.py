@@ -6,6 +6,7 @@ same person, and the photo itself as the answer. Only the adapters of the condit
 
 from __future__ import annotations
 
+from assets.condition import OWN_CONDITION, ConditionNames
 from assets.curves import loss_curve
 from assets.stage import ArtifactStage, Input, StageContext
 from assets.swap_base import PROMPTS_STAGE, open_base
@@ -13,35 +14,40 @@ from assets.training import TrainingConfig, keep_losses_only, train_checkpoint
 from assets.training_data import teacher_data
 from assets.training_rows import need_artifact
 from resources.lake.lake import Artifact
+from resources.lake.recipes import of_recipe
 
 CODE_VERSION = "1"
 
 
-def teacher_stage(config: TrainingConfig) -> ArtifactStage:
-    """The stage `teacher`: adapters trained on one release."""
+def teacher_stage(
+    config: TrainingConfig, recipe: str | None = None, names: ConditionNames = OWN_CONDITION
+) -> ArtifactStage:
+    """The stage `teacher` of a recipe: adapters trained on its release, with its condition image."""
+    stage, released = of_recipe("teacher", recipe), of_recipe("release", recipe)
 
     def build(context: StageContext, fingerprint: bytes) -> Artifact:
-        release = need_artifact(context.lake, "release")
+        release = need_artifact(context.lake, released)
         base = open_base(context, config.base)
-        prepared = teacher_data(context.lake, release, base, config)
+        prepared = teacher_data(context.lake, release, base, config, names)
         return train_checkpoint(
             context,
             config,
             base,
             prepared.data,
             validation_rows=prepared.validation,
-            stage="teacher",
+            stage=stage,
             code_version=CODE_VERSION,
             fingerprint=fingerprint,
             parents={"release": release},
         )
 
     return ArtifactStage(
-        name="teacher",
+        name=stage,
+        by_recipe=True,
         code_version=CODE_VERSION,
         description="LoRA on the condition branch, trained to undo APPLE's condition image.",
         config=config,
-        inputs=(Input(PROMPTS_STAGE), Input("release")),
+        inputs=(Input(PROMPTS_STAGE), Input(released)),
         weights=config.roles,
         build=build,
         finish=keep_losses_only,

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from assets.batches import merge_columns
-from assets.condition import CONDITION_INPUTS, row_frame
+from assets.condition import CONDITION_INPUTS, OWN_CONDITION, ConditionNames, row_frame
 from assets.training import TrainingConfig
 from assets.training_rows import TrainingRows, row_ids_of, rows_of, training_rows
 from models.faces.condition import ConditionRecipe
@@ -19,6 +19,7 @@ from models.faces.frame import FaceFrame, square_picture
 from models.identity.loss_networks import LossNetworkName, frame_points
 from resources.lake.errors import LakeError
 from resources.lake.lake import Artifact, Lake
+from resources.lake.recipes import of_recipe, recipe_of
 from resources.lake.table import Snapshot
 from resources.photos.decoding import decode_upright
 
@@ -38,8 +39,14 @@ class Prepared:
     validation: ValidationRows | None
 
 
-def teacher_data(lake: Lake, release: Artifact, base: SwapBase, config: TrainingConfig) -> Prepared:
-    """The photographs of a release, as the teacher's recipe wants them.
+def teacher_data(
+    lake: Lake,
+    release: Artifact,
+    base: SwapBase,
+    config: TrainingConfig,
+    names: ConditionNames = OWN_CONDITION,
+) -> Prepared:
+    """The photographs of a release with the condition image of that name, as the teacher's recipe wants.
 
     Raises LakeError when the recipe wants what the lake does not have.
     """
@@ -47,7 +54,7 @@ def teacher_data(lake: Lake, release: Artifact, base: SwapBase, config: Training
     from models.swap.occlusion import TeacherPictures
 
     recipe = config.recipe
-    photos = _Photos(lake, release, base, config)
+    photos = _Photos(lake, release, base, config, names)
     data = TeacherData(
         photos.rows.target_NLC,
         photos.rows.condition_NLC,
@@ -61,8 +68,8 @@ def teacher_data(lake: Lake, release: Artifact, base: SwapBase, config: Training
     )
     pictures = None
     if recipe.occlusion:
-        drawn = photos.snapshot.read_table(photos.row_ids[:1].tolist(), ["condition_recipe"])
-        dots = ConditionRecipe.model_validate_json(drawn["condition_recipe"].to_pylist()[0])
+        drawn = photos.snapshot.read_table(photos.row_ids[:1].tolist(), [names.recipe])
+        dots = ConditionRecipe.model_validate_json(drawn[names.recipe].to_pylist()[0])
         pictures = TeacherPictures(photos.frame, dots)
     return _prepared(data, pictures, base, config)
 
@@ -84,7 +91,8 @@ def student_data(
 
     recipe = config.recipe
     photos = _Photos(lake, release, base, config)
-    snapshot = lake.triplets.snapshot(int(triplets.metadata["version"]))
+    table = lake.table(of_recipe("triplets", recipe_of(triplets.stage)))
+    snapshot = table.snapshot(int(triplets.metadata["version"]))
     row_ids = row_ids_of(snapshot, pair_ids)
     places = {image_id: place for place, image_id in enumerate(photos.rows.image_ids)}
     named = snapshot.read_table(row_ids.tolist(), ["target_image_id"])["target_image_id"].to_pylist()
@@ -132,8 +140,16 @@ def _prepared(
 class _Photos:
     """The photographs of a release: their latents, and what losses and occluders need besides."""
 
-    def __init__(self, lake: Lake, release: Artifact, base: SwapBase, config: TrainingConfig) -> None:
-        self.rows: TrainingRows = training_rows(lake, release, base.config.image_tokens)
+    def __init__(
+        self,
+        lake: Lake,
+        release: Artifact,
+        base: SwapBase,
+        config: TrainingConfig,
+        names: ConditionNames = OWN_CONDITION,
+    ) -> None:
+        tokens = base.config.image_tokens
+        self.rows: TrainingRows = training_rows(lake, release, tokens, names.column)
         self.snapshot: Snapshot = lake.faces.snapshot(int(release.metadata["version"]))
         self.row_ids = row_ids_of(self.snapshot, self.rows.image_ids)
         self._size, self._config = base.config.image_size, config

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from assets.batches import column_values
+from assets.condition import OWN_CONDITION, TARGET_COLUMN
 from assets.release import released_rows
 from resources.lake.errors import LakeError
 from resources.lake.lake import Artifact, Lake
@@ -89,15 +90,22 @@ class TrainingRows:
 
 
 def training_rows(
-    lake: Lake, release: Artifact, tokens: int, in_memory_bytes: int = IN_MEMORY_BYTES
+    lake: Lake,
+    release: Artifact,
+    tokens: int,
+    condition: str = OWN_CONDITION.column,
+    in_memory_bytes: int = IN_MEMORY_BYTES,
 ) -> TrainingRows:
-    """The training rows of a release at the version it pinned; `tokens` is L, the model's."""
+    """The training rows of a release at the version it pinned.
+
+    `tokens` is L, the model's; `condition` is the column of the condition image's latents.
+    """
     image_ids, people = released_rows(lake, release, "train")
     snapshot = lake.faces.snapshot(int(release.metadata["version"]))
     row_ids = row_ids_of(snapshot, image_ids)
     latents = {
         name: rows_of(snapshot, row_ids, name, (tokens, -1), in_memory_bytes)
-        for name in ("latent_target", "latent_condition")
+        for name in (TARGET_COLUMN, condition)
     }
     reference = None
     if "identity_reference" in snapshot.columns:
@@ -105,8 +113,8 @@ def training_rows(
     return TrainingRows(
         image_ids=image_ids,
         people=people,
-        target_NLC=latents["latent_target"],
-        condition_NLC=latents["latent_condition"],
+        target_NLC=latents[TARGET_COLUMN],
+        condition_NLC=latents[condition],
         identity_ND=rows_of(snapshot, row_ids, "identity_embedding", (-1,), in_memory_bytes),
         reference_ND=reference,
     )

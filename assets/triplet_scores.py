@@ -32,6 +32,7 @@ from models.metrics.attributes import (
     pose_difference,
 )
 from models.metrics.identity import identity_similarity
+from resources.lake.recipes import of_recipe
 from resources.lake.schema import Column
 from resources.photos.decoding import DecodeLimits, decode_upright
 from resources.photos.reasons import Reason, RowError
@@ -97,9 +98,12 @@ def scores_config(annotation: Sequence[RowStage]) -> TripletScoresConfig:
 
 
 def triplet_scores_stage(
-    config: TripletScoresConfig, annotation: Sequence[RowStage], batch_size: int = BATCH_SIZE
+    config: TripletScoresConfig,
+    annotation: Sequence[RowStage],
+    recipe: str | None = None,
+    batch_size: int = BATCH_SIZE,
 ) -> RowStage:
-    """The stage `triplet_scores`, one row per pseudo triplet; `annotation` are the profile's stages."""
+    """The stage `triplet_scores` of a recipe, one row per triplet; `annotation` are the profile's stages."""
     graph = StageGraph(tuple(annotation)).needed_for(SCORED_BY)
     stages = graph.row_stages()
     recipes = tuple(
@@ -116,13 +120,13 @@ def triplet_scores_stage(
         return TripletScorer(config, graph, context)
 
     return RowStage(
-        name="triplet_scores",
+        name=of_recipe("triplet_scores", recipe),
         code_version="1",
-        table="triplets",
+        table=of_recipe("triplets", recipe),
         description="Scores of each swapped picture: identity, leak, pose, expression, aesthetics.",
         config=config.model_copy(update={"annotation": recipes}),
         inputs=(
-            Input("pseudo_triplets", ("swapped",)),
+            Input(of_recipe("pseudo_triplets", recipe), ("swapped",)),
             Input("faces", ("width", "height"), via=TARGET, tracked=False),
             Input("identity_embedding", (config.identity,), via=SOURCE),
             Input("identity_embedding", (config.identity,), via=TARGET),

@@ -18,6 +18,7 @@ from resources.lake.digest import digest_bytes, digest_json
 from resources.lake.errors import LakeError
 from resources.lake.failpoints import crash_point
 from resources.lake.lake import Artifact, Lake
+from resources.lake.recipes import of_recipe
 from resources.lake.schema import Status, state_column
 
 CODE_VERSION = "2"
@@ -68,25 +69,32 @@ class TripletsReleaseConfig(StageConfig):
         return {name: limit for name, limit in limits.items() if limit is not None}
 
 
-def triplets_release_stage(config: TripletsReleaseConfig | None = None) -> ArtifactStage:
-    """The stage `triplets_release`: a Lance tag, and the list and digest of every triplet that is used."""
+def triplets_release_stage(
+    config: TripletsReleaseConfig | None = None, recipe: str | None = None
+) -> ArtifactStage:
+    """The stage `triplets_release` of a recipe: a Lance tag, list and digest of the triplets in use."""
+    made, scored = of_recipe("pseudo_triplets", recipe), of_recipe("triplet_scores", recipe)
     config = config or TripletsReleaseConfig()
 
     def build(context: StageContext, fingerprint: bytes) -> Artifact:
-        return _build(context, fingerprint, config)
+        return _build(context, fingerprint, config, recipe)
 
     return ArtifactStage(
-        name="triplets_release",
+        name=of_recipe("triplets_release", recipe),
+        by_recipe=True,
         code_version=CODE_VERSION,
         description="The pseudo triplets of one training round, pinned as a Lance tag.",
         config=config,
-        inputs=(Input("pseudo_triplets"), *([Input("triplet_scores")] if config.filters else [])),
+        inputs=(Input(made), *([Input(scored)] if config.filters else [])),
         build=build,
     )
 
 
-def _build(context: StageContext, fingerprint: bytes, config: TripletsReleaseConfig) -> Artifact:
-    snapshot = context.lake.triplets.snapshot()
+def _build(
+    context: StageContext, fingerprint: bytes, config: TripletsReleaseConfig, recipe: str | None
+) -> Artifact:
+    table = context.lake.table(of_recipe("triplets", recipe))
+    snapshot = table.snapshot()
     made = state_column("pseudo_triplets")
     names = [*PAIR_COLUMNS, f"{made}.status", f"{made}.digest"]
     if config.filters:
@@ -115,9 +123,9 @@ def _build(context: StageContext, fingerprint: bytes, config: TripletsReleaseCon
     digest = digest_json([[row["pair_id"], row[f"{made}.digest"].hex()] for row in good])
     location = _write_list(context.lake, good)
     tag = f"triplets-{digest.hex()[:12]}"
-    context.lake.triplets.tag(tag, snapshot.version)
+    table.tag(tag, snapshot.version)
     return Artifact(
-        stage="triplets_release",
+        stage=of_recipe("triplets_release", recipe),
         fingerprint=fingerprint,
         digest=digest,
         code_version=CODE_VERSION,

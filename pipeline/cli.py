@@ -16,6 +16,7 @@ from pipeline.commands.forget import forget_command
 from pipeline.commands.gc import gc_command
 from pipeline.commands.ingest import ingest_command
 from pipeline.commands.plan import plan_command, status_command
+from pipeline.commands.recipes import recipes_command
 from pipeline.commands.repair import repair_command
 from pipeline.commands.report import report_command
 from pipeline.commands.run import run_command
@@ -43,6 +44,7 @@ app.command("ingest")(ingest_command)
 app.command("plan")(plan_command)
 app.command("status")(status_command)
 app.command("run")(run_command)
+app.command("recipes")(recipes_command)
 app.command("check")(check_command)
 app.command("swap")(swap_command)
 app.command("report")(report_command)

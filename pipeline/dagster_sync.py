@@ -10,14 +10,14 @@ import contextlib
 import hashlib
 import os
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from assets.stage import RowStage, Stage, StageGraph
+from assets.stage import ArtifactStage, RowStage, Stage, StageGraph
 from pipeline.options import default_home, project_root
 from resources.lake.failpoints import crash_point
 from resources.lake.ingest import INGEST_CODE_VERSION
@@ -98,18 +98,22 @@ def report_versions(
     too: Dagster would otherwise call it stale for inputs that it no longer depends on.
     """
     from assets.checks.catalogue import DataChecks
-    from assets.dagster_assets import upstream_assets
+    from assets.dagster_assets import asset_partitions, upstream_assets
     from assets.planner import Planner
 
     planner = Planner(lake, graph)
     events = _Events(instance, DataChecks(lake, graph) if checked else None)
-    events.report(FACES_STAGE, INGEST_CODE_VERSION, [], _shard_results(planner, "faces", FACES_STAGE))
-    for stage in graph.stages:
-        if isinstance(stage, RowStage):
-            found = _shard_results(planner, stage.table, stage.name)
-        else:
-            found = _artifact_result(planner, stage)
-        events.report(stage.name, stage.code_version, upstream_assets(graph, stage), found)
+    events.report(FACES_STAGE, INGEST_CODE_VERSION, {}, _shard_results(planner, "faces", FACES_STAGE))
+    for asset, stages in graph.assets().items():
+        found: dict[str | None, Result] = {}
+        for stage in stages:
+            if isinstance(stage, RowStage):
+                found |= _shard_results(planner, stage.table, stage.name)
+            else:
+                found |= _artifact_result(planner, stage)
+        own = asset_partitions(graph, asset)
+        upstream = {name: own == asset_partitions(graph, name) for name in upstream_assets(graph, stages[0])}
+        events.report(asset, stages[0].code_version, upstream, found)
     return events.written
 
 
@@ -142,7 +146,8 @@ def _artifact_result(planner: Planner, stage: Stage) -> dict[str | None, Result]
     plan = planner.artifact(stage.name)
     if plan.current is None or plan.stale or plan.waiting:
         return {}
-    return {None: Result(plan.current.digest.hex(), {})}
+    assert isinstance(stage, ArtifactStage)  # only they have such plans
+    return {planner.graph.partition_of(stage): Result(plan.current.digest.hex(), {})}
 
 
 class _Events:
@@ -159,9 +164,16 @@ class _Events:
         self.written = 0
 
     def report(
-        self, name: str, code_version: str, upstream: Sequence[str], results: Mapping[str | None, Result]
+        self,
+        name: str,
+        code_version: str,
+        upstream: Mapping[str, bool],
+        results: Mapping[str | None, Result],
     ) -> None:
-        """Write what is missing for one asset; its upstream assets must have been reported before."""
+        """Write what is missing for one asset; its upstream assets must have been reported before.
+
+        `upstream` says of each whether it has the same partitions, and so counts partition by partition.
+        """
         import dagster as dg
 
         from assets.dagster_checks import report_checks
@@ -172,7 +184,10 @@ class _Events:
         versions = {partition: tags.get(DATA_VERSION, "") for partition, tags in known.items()}
         for partition, result in results.items():
             tags = {DATA_VERSION: result.version, CODE_VERSION: code_version}
-            tags |= {f"{INPUT_VERSION}/{item}": self._input_version(item, partition) for item in upstream}
+            tags |= {
+                f"{INPUT_VERSION}/{item}": self._input_version(item, partition if same else None)
+                for item, same in upstream.items()
+            }
             versions[partition] = result.version
             if tags.items() <= known.get(partition, {}).items():
                 continue

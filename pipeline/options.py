@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from assets.stage import StageGraph
-from pipeline.profiles import DEFAULT_PROFILE, PROFILES, profile
+from pipeline.profiles import DEFAULT_PROFILE, PROFILES, Profile, profile
 from pipeline.weights_gate import require_weights
 from resources.lake.lake import Lake
 
@@ -46,6 +46,13 @@ def open_lake(uri: str) -> Lake:
     return Lake.open(uri)
 
 
+def find_profile(name: str) -> Profile:
+    """The profile of that name; anything else is refused with the names there are."""
+    if name not in PROFILES:
+        raise UsageError(f"no profile {name!r}; there are: {', '.join(PROFILES)}")
+    return profile(name)
+
+
 def open_graph(lake: Lake, name: str, stages: list[str] | None = None) -> StageGraph:
     """The stages of a profile, their columns made ready in the lake.
 
@@ -53,9 +60,7 @@ def open_graph(lake: Lake, name: str, stages: list[str] | None = None) -> StageG
 
     Raises WeightError when the profile may not be used as intended, or model files of these stages lack.
     """
-    if name not in PROFILES:
-        raise UsageError(f"no profile {name!r}; there are: {', '.join(PROFILES)}")
-    graph = profile(name).graph()
+    graph = find_profile(name).graph_of(lake)
     if stages:
         graph = graph.needed_for(chosen_stages(graph, stages))
     require_weights(name, sorted({role for stage in graph.stages for role in stage.weights}))
@@ -99,6 +104,7 @@ __all__ = [
     "UsageError",
     "chosen_stages",
     "default_home",
+    "find_profile",
     "open_graph",
     "open_lake",
     "print_json",

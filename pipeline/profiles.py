@@ -2,38 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 
 from assets.aesthetics import aesthetics_stage
 from assets.aesthetics_clip import ClipAestheticsStageConfig, aesthetics_clip_stage
-from assets.condition import ConditionStageConfig, condition_stage
-from assets.evaluation import EvaluationConfig, evaluation_stage
 from assets.identity_embedding import identity_embedding_stage
 from assets.identity_pulid import PulidConfig, identity_pulid_stage
 from assets.identity_sface import identity_sface_stage
 from assets.iris import iris_stage
 from assets.landmarks import LandmarksConfig, landmarks_stage
 from assets.landmarks_reconstruction import ReconstructionConfig, landmarks_reconstruction_stage
-from assets.latents import LatentsConfig, latents_stage
 from assets.masks import masks_stage
 from assets.masks_networks import NetworkMasksConfig, masks_networks_stage
-from assets.prompt_embeddings import prompt_embeddings_config, prompt_embeddings_stage
-from assets.pseudo_triplets import PseudoTripletsConfig, pseudo_triplets_stage
-from assets.release import ReleaseConfig, release_stage
+from assets.release import ReleaseConfig
 from assets.stage import RowStage, StageGraph
-from assets.student import student_stage
 from assets.swap_base import BaseConfig, one_file_base
-from assets.swaps import SwapsConfig, swaps_stage
-from assets.teacher import TrainingConfig, teacher_stage
-from assets.triplet_scores import scores_config, triplet_scores_stage
-from assets.triplets_release import triplets_release_stage
 from models.aesthetics.clip_aesthetics import TRAINING_THRESHOLD
 from models.faces.condition import ConditionRecipe
 from models.swap import config as swap_models
 from models.swap.constants import PSEUDO_TRIPLETS, STUDENT_IDENTITY_THRESHOLD, STUDENT_STEPS
 from models.swap.sampling_config import SamplingConfig
 from models.swap.training_recipe import TrainingRecipe
+from pipeline.graph import BatchSizes, Parts, build_graph
+from pipeline.recipes import Recipe, with_ablations
+from resources.lake.lake import Lake
 
 DEFAULT_PROFILE = "tiny"
 
@@ -47,18 +40,6 @@ FULL_SIZE_PAIR_SHARD = 4096
 """Pairs per shard at full size, as many as photographs."""
 
 
-@dataclass(frozen=True)
-class BatchSizes:
-    """Rows at a time in the stages that run the base. No fingerprint holds them."""
-
-    latents: int
-    pseudo_triplets: int
-    swaps: int
-
-
-SMALL_BASE = BatchSizes(latents=32, pseudo_triplets=32, swaps=48)
-"""For `tiny_base` on a CPU."""
-
 FULL_SIZE = BatchSizes(latents=8, pseudo_triplets=4, swaps=4)
 """For FLUX at 512 px: 2,560 tokens of a row fill a GPU, and a killed run loses few rows of minutes each."""
 
@@ -69,11 +50,16 @@ class Profile:
 
     name: str
     description: str
-    build: Callable[[], StageGraph]
+    parts: Callable[[], Parts]
 
-    def graph(self) -> StageGraph:
-        """All stages of this profile, upstream first."""
-        return self.build()
+    def graph(self, recipes: Collection[str] = ()) -> StageGraph:
+        """All stages of this profile's default recipe and of those named, upstream first."""
+        return build_graph(self.parts(), recipes)
+
+    def graph_of(self, lake: Lake) -> StageGraph:
+        """All stages of the default recipe and of the others that live in a lake."""
+        own = {recipe.name for recipe in self.parts().recipes}
+        return self.graph(own.intersection(lake.recipes()))
 
     def weights(self) -> list[str]:
         """Roles of all model files that its stages use, sorted."""
@@ -113,44 +99,9 @@ def permissive_annotation() -> tuple[RowStage, ...]:
     )
 
 
-def build_graph(
-    annotation: tuple[RowStage, ...],
-    *,
-    base: BaseConfig,
-    dots: ConditionRecipe,
-    release: ReleaseConfig,
-    teacher: TrainingRecipe,
-    student: TrainingRecipe,
-    sampling: SamplingConfig,
-    batches: BatchSizes = SMALL_BASE,
-) -> StageGraph:
-    """The DAG: annotation, then what is made with `base`."""
-    size = base.model.image_size
-    condition = ConditionStageConfig(image=dots, size=size)
-    plain = sampling.model_copy(update={"inversion": None})
-    return StageGraph(
-        (
-            *annotation,
-            condition_stage(condition),
-            latents_stage(LatentsConfig(condition=condition, codec=base.codec_source), batches.latents),
-            release_stage(release),
-            prompt_embeddings_stage(prompt_embeddings_config(base)),
-            teacher_stage(TrainingConfig(base=base, recipe=teacher)),
-            pseudo_triplets_stage(
-                PseudoTripletsConfig(base=base, sampling=sampling), batches.pseudo_triplets
-            ),
-            triplet_scores_stage(scores_config(annotation), annotation),
-            triplets_release_stage(),
-            student_stage(TrainingConfig(base=base, recipe=student)),
-            swaps_stage(SwapsConfig(base=base, sampling=plain, inversion=sampling), batches.swaps),
-            evaluation_stage(EvaluationConfig(size=size, codec=base.codec_source)),
-        )
-    )
-
-
-def tiny() -> StageGraph:
+def tiny() -> Parts:
     """Our own small FLUX at 32 px, real face models from packages: minutes on a laptop's CPU."""
-    recipe = TrainingRecipe(
+    training = TrainingRecipe(
         steps=240,
         batch_size=32,
         learning_rate=2e-3,
@@ -159,53 +110,47 @@ def tiny() -> StageGraph:
         identity_loss_weight=0.0,
         checkpoint_interval=60,
     )
-    return build_graph(
-        annotation_on_the_cpu(),
-        base=one_file_base("tiny_base", swap_models.tiny()),
-        dots=PIXEL_DOTS,
-        teacher=recipe,
-        student=recipe.model_copy(update={"seed": 1}),
+    recipe = Recipe(
+        name="baseline",
+        description="APPLE's recipe at 32 px, cut to minutes.",
+        condition=PIXEL_DOTS,
+        teacher=training,
+        student=training.model_copy(update={"seed": 1}),
         # at 1 the tiny base hardly shows the source's identity; its model card has the figures
         sampling=SamplingConfig(steps=12, id_guidance_scale=4.0),
         release=ReleaseConfig(triplets=96, swap_pairs=32, pair_shard_size=48),
     )
+    return Parts(
+        annotation_on_the_cpu(), one_file_base("tiny_base", swap_models.tiny()), with_ablations(recipe)
+    )
 
 
-def smoke() -> StageGraph:
+def smoke() -> Parts:
     """The same lines in seconds: a handful of steps. For tests; its pictures mean nothing."""
-    recipe = TrainingRecipe(
+    training = TrainingRecipe(
         steps=6, batch_size=4, learning_rate=1e-3, identity_loss_weight=0.0, checkpoint_interval=2
     )
-    return build_graph(
-        annotation_on_the_cpu(),
-        base=one_file_base("tiny_base", swap_models.tiny()),
-        dots=PIXEL_DOTS,
-        teacher=recipe,
-        student=recipe.model_copy(update={"seed": 1}),
+    recipe = Recipe(
+        name="baseline",
+        description="APPLE's recipe in a handful of steps.",
+        condition=PIXEL_DOTS,
+        teacher=training,
+        student=training.model_copy(update={"seed": 1}),
         sampling=SamplingConfig(steps=2),
         release=ReleaseConfig(triplets=6, swap_pairs=4, pair_shard_size=4),
     )
+    return Parts(
+        annotation_on_the_cpu(), one_file_base("tiny_base", swap_models.tiny()), with_ablations(recipe)
+    )
 
 
-def flux_krea() -> StageGraph:
+def flux_krea() -> Parts:
     """The paper: FLUX.1-Krea-dev with PuLID at 512 px, trained on photographs that score above 5.1."""
     teacher = TrainingRecipe(gradient_checkpointing=True)
-    return build_graph(
-        annotation_of_the_paper(),
-        base=BaseConfig(
-            transformer="flux_krea",
-            codec="flux_krea_codec",
-            text="flux_krea_text",
-            identity="pulid_flux",
-            model=swap_models.flux_krea(),
-        ),
-        dots=ConditionRecipe(),
-        release=ReleaseConfig(
-            triplets=PSEUDO_TRIPLETS,
-            swap_pairs=EVALUATION_PAIRS,
-            pair_shard_size=FULL_SIZE_PAIR_SHARD,
-            min_aesthetic_score=TRAINING_THRESHOLD,
-        ),
+    recipe = Recipe(
+        name="baseline_vgg_0.35",
+        description="The paper's teacher (losses where t <= 0.35) and its student (t <= 0.5).",
+        condition=ConditionRecipe(),
         teacher=teacher,
         student=teacher.model_copy(
             update={
@@ -215,34 +160,48 @@ def flux_krea() -> StageGraph:
             }
         ),
         sampling=SamplingConfig(),
-        batches=FULL_SIZE,
+        release=ReleaseConfig(
+            triplets=PSEUDO_TRIPLETS,
+            swap_pairs=EVALUATION_PAIRS,
+            pair_shard_size=FULL_SIZE_PAIR_SHARD,
+            min_aesthetic_score=TRAINING_THRESHOLD,
+        ),
     )
+    base = BaseConfig(
+        transformer="flux_krea",
+        codec="flux_krea_codec",
+        text="flux_krea_text",
+        identity="pulid_flux",
+        model=swap_models.flux_krea(),
+    )
+    return Parts(annotation_of_the_paper(), base, with_ablations(recipe), FULL_SIZE)
 
 
-def flux_schnell() -> StageGraph:
+def flux_schnell() -> Parts:
     """The paper's recipe on FLUX.1-schnell, without any weight whose licence forbids commercial use."""
     # every published network for the identity loss forbids commercial use
     teacher = TrainingRecipe(gradient_checkpointing=True, identity_loss_weight=0.0)
-    return build_graph(
-        permissive_annotation(),
-        base=BaseConfig(
-            transformer="flux_schnell",
-            codec="flux_schnell_codec",
-            text="flux_schnell_text",
-            identity="schnell_identity",
-            model=swap_models.flux_schnell(),
-        ),
-        dots=ConditionRecipe(),
-        # no floor: 5.1 is a score of the paper's scorer, and this profile's is another
-        release=ReleaseConfig(
-            triplets=PSEUDO_TRIPLETS, swap_pairs=EVALUATION_PAIRS, pair_shard_size=FULL_SIZE_PAIR_SHARD
-        ),
+    recipe = Recipe(
+        name="permissive",
+        description="The paper's recipe without the losses whose networks forbid commercial use.",
+        condition=ConditionRecipe(),
         teacher=teacher,
         student=teacher.model_copy(update={"steps": STUDENT_STEPS, "seed": 1}),
         # schnell's schedule has no shift that depends on the resolution
         sampling=SamplingConfig(shift=False),
-        batches=FULL_SIZE,
+        # no floor: 5.1 is a score of the paper's scorer, and this profile's is another
+        release=ReleaseConfig(
+            triplets=PSEUDO_TRIPLETS, swap_pairs=EVALUATION_PAIRS, pair_shard_size=FULL_SIZE_PAIR_SHARD
+        ),
     )
+    base = BaseConfig(
+        transformer="flux_schnell",
+        codec="flux_schnell_codec",
+        text="flux_schnell_text",
+        identity="schnell_identity",
+        model=swap_models.flux_schnell(),
+    )
+    return Parts(permissive_annotation(), base, with_ablations(recipe), FULL_SIZE)
 
 
 PROFILES = {

@@ -15,9 +15,8 @@ import pyarrow.parquet as pq
 from assets.checks.findings import Finding
 from resources.lake.errors import LakeError
 from resources.lake.lake import Artifact, Lake
-
-PINNED_TABLES = ("faces", "triplets")
-"""Tables of which a release pins a version under a tag."""
+from resources.lake.recipes import base_name, of_recipe, recipe_of
+from resources.lake.schema import FACES_STAGE
 
 
 def artifact_complete(lake: Lake, stage: str) -> Finding:
@@ -65,7 +64,7 @@ def _bad_tag(lake: Lake, artifact: Artifact) -> Iterator[str]:
         return
     found = [
         tags[tag]["version"]
-        for name in PINNED_TABLES
+        for name in (FACES_STAGE, of_recipe("triplets", recipe_of(artifact.stage)))
         if tag in (tags := lake.table(name).snapshot().dataset.tags.list())
     ]
     if not found:
@@ -158,7 +157,7 @@ def _bad_tensors(path: Path) -> Iterator[str]:
 
 def _intervals(lake: Lake, artifact: Artifact) -> tuple[int, list[str]]:
     """How many metrics an evaluation has in its table, and which of them cannot be."""
-    if artifact.stage != "evaluation":
+    if base_name(artifact.stage) != "evaluation":
         return 0, []
     condition = f"evaluation = '{artifact.digest.hex()}'"
     rows = lake.evaluations.snapshot().dataset.to_table(filter=condition).to_pylist()

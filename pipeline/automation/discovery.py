@@ -113,10 +113,9 @@ def _discover_for_dagster(
 @dg.op
 def discover_photographs(context: dg.OpExecutionContext, config: DiscoverConfig, lake: LakeResource) -> None:
     """Read all known source folders again; compute nothing."""
-    graph = profile(defined_profile()).graph()
-    context.add_output_metadata(
-        {"ingested": _discover_for_dagster(context, lake.open(), graph, config.prune)}
-    )
+    opened = lake.open()
+    graph = profile(defined_profile()).graph_of(opened)
+    context.add_output_metadata({"ingested": _discover_for_dagster(context, opened, graph, config.prune)})
 
 
 @dg.job(
@@ -140,7 +139,7 @@ def refresh_lake(context: dg.OpExecutionContext, config: RefreshConfig, lake: La
             context.log.info(text)
 
     opened = lake.open()
-    graph = profile(config.profile or defined_profile()).graph()
+    graph = profile(config.profile or defined_profile()).graph_of(opened)
     stages = refreshed_stages(graph, config.stages or AutomationSettings.from_environment().stages)
     ingested = _discover_for_dagster(context, opened, graph, config.prune)
     done = run_stages(opened, graph, stages, device=lake.device, progress=LogProgress())

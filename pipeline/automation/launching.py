@@ -16,8 +16,6 @@ from pipeline.automation.discovery import DISCOVER_JOB, REFRESH_JOB
 from pipeline.automation.settings import is_row_stage_of
 from resources.lake.schema import FACES_STAGE
 
-TABLES = ("faces", "triplets", "swaps")
-
 TARGET_TAG = "orchard/target"
 STAGES_TAG = "orchard/stages"
 WHY_TAG = "orchard/why"
@@ -42,21 +40,21 @@ LONGEST_PAUSE_SECONDS = 3600.0
 
 @dataclass(frozen=True)
 class Launch:
-    """One run to launch: stages of one shard, or one artifact (`shard` is None then).
+    """One run to launch: assets of one shard, or one artifact (`partition` is its recipe then, or None).
 
     `why` says in words why each stage is stale.
     """
 
     target: str
-    stages: tuple[str, ...]
-    shard: str | None
+    assets: tuple[str, ...]
+    partition: str | None
     why: str
 
     def tags(self, refresh: str, launcher: str) -> dict[str, str]:
         """Tags of its run: what it is for, why, and which refresh found it."""
         return {
             TARGET_TAG: self.target,
-            STAGES_TAG: ",".join(self.stages),
+            STAGES_TAG: ",".join(self.assets),
             WHY_TAG: self.why,
             REFRESH_TAG: refresh,
             LAUNCHER_TAG: launcher,
@@ -70,14 +68,13 @@ def stale_launches(planner: Planner, stages: Collection[str]) -> list[Launch]:
     for a stage which may not be launched, or for an artifact, is left out until that is fresh.
     """
     graph = planner.graph
-    launches = [launch for table in TABLES for launch in _shards(planner, table, stages)]
+    launches = [launch for table in graph.tables() for launch in _shards(planner, table, stages)]
     for stage in graph.stages:
         if isinstance(stage, ArtifactStage) and stage.name in stages:
             found = planner.artifact(stage.name)
             if found.ready:
-                launches.append(
-                    Launch(stage.name, (stage.name,), None, f"{stage.name}: {'+'.join(found.why)}")
-                )
+                why = f"{stage.name}: {'+'.join(found.why)}"
+                launches.append(Launch(stage.name, (stage.asset,), graph.partition_of(stage), why))
     return launches
 
 
@@ -97,7 +94,7 @@ def _shards(planner: Planner, table: str, stages: Collection[str]) -> list[Launc
             if all(shard not in unfinished.get(name, ()) or name in launched for name in beside):
                 chosen.setdefault(shard, []).append(stage)
     return [
-        Launch(shard, tuple(stage.name for stage in found), shard, _why(planner, table, shard, found))
+        Launch(shard, tuple(stage.asset for stage in found), shard, _why(planner, table, shard, found))
         for shard, found in sorted(chosen.items())
     ]
 
@@ -144,8 +141,8 @@ class Failures:
 class Activity:
     """What Dagster's runs are about at one moment.
 
-    `busy` holds (stage, shard) of all unfinished asset runs, whoever launched them; a shard of None means
-    that the run may touch any. `ours` are the unfinished runs of the refresh itself.
+    `busy` holds (asset, partition) of all unfinished asset runs, whoever launched them; a partition of None
+    means that the run may touch any. `ours` are the unfinished runs of the refresh itself.
     """
 
     busy: frozenset[tuple[str, str | None]]
@@ -154,12 +151,12 @@ class Activity:
     failures: Mapping[str, Failures]
 
     def covers(self, launch: Launch) -> bool:
-        """Whether a run that touches the same stage and shard is under way."""
-        return any((name, shard) in self.busy for name in launch.stages for shard in (launch.shard, None))
+        """Whether a run that touches the same asset and partition is under way."""
+        return any((name, key) in self.busy for name in launch.assets for key in (launch.partition, None))
 
 
-def look_at_runs(instance: dg.DagsterInstance, stages: Collection[str], launcher: str) -> Activity:
-    """What is queued or running now; `stages` are all assets, for runs that name none."""
+def look_at_runs(instance: dg.DagsterInstance, assets: Collection[str], launcher: str) -> Activity:
+    """What is queued or running now; `assets` are all there are, for runs that name none."""
     busy: set[tuple[str, str | None]] = set()
     ours: set[str] = set()
     reading = None
@@ -169,13 +166,13 @@ def look_at_runs(instance: dg.DagsterInstance, stages: Collection[str], launcher
             continue
         if run.tags.get(LAUNCHER_TAG) == launcher:
             ours.add(run.run_id)
-        selected = [key.to_user_string() for key in run.asset_selection or ()] or stages
-        busy |= {(name, _shard_of(run)) for name in selected}
+        selected = [key.to_user_string() for key in run.asset_selection or ()] or assets
+        busy |= {(name, _partition_of(run)) for name in selected}
     filters = dg.RunsFilter(tags={LAUNCHER_TAG: launcher})
     return Activity(frozenset(busy), frozenset(ours), reading, failures_by_target(instance, filters))
 
 
-def _shard_of(run: dg.DagsterRun) -> str | None:
+def _partition_of(run: dg.DagsterRun) -> str | None:
     """The partition of a run; None for a run without one or over several."""
     first, last = (run.tags.get(f"dagster/asset_partition_range_{end}") for end in ("start", "end"))
     # a run of a backfill names its one partition as a range

@@ -161,7 +161,7 @@ class StaleCursor(BaseModel):
 def stale_sensor(graph: StageGraph, settings: AutomationSettings) -> dg.SensorDefinition:
     """Launch what is stale, from a successful discovery on until nothing is."""
     stages = settings.chosen(graph)
-    assets = [FACES_STAGE, *graph.names]
+    assets = [FACES_STAGE, *graph.assets()]
 
     @dg.sensor(
         name=STALE_SENSOR,
@@ -232,8 +232,8 @@ def _request(launch: Launch, refresh: str, now: float) -> dg.RunRequest:
     # every request needs a key of its own, and one that failed must not be taken for its earlier self
     return dg.RunRequest(
         run_key=f"{launch.target}@{now:.3f}",
-        asset_selection=[dg.AssetKey(name) for name in launch.stages],
-        partition_key=launch.shard,
+        asset_selection=[dg.AssetKey(name) for name in launch.assets],
+        partition_key=launch.partition,
         tags=launch.tags(refresh, STALE_SENSOR),
     )
 

@@ -25,8 +25,6 @@ EXAMPLES = 3
 SHOWN = 8
 """Hexadecimal characters shown of a digest."""
 
-TABLES = ("faces", "triplets", "swaps")
-
 
 @dataclass(frozen=True)
 class Finding:
@@ -66,7 +64,7 @@ def explain(lake: Lake, graph: StageGraph, name: str) -> Explanation:
     explainer = Explainer(Planner(lake, graph))
     if name == FACES_STAGE or name in graph.names:
         return Explanation(name, "stage", explainer.stage(name))
-    for table in TABLES:
+    for table in graph.tables():
         snapshot = explainer.planner.snapshot(table)
         if name in snapshot.shards():
             return Explanation(name, f"shard of {table}", explainer.shard(table, name))

@@ -13,11 +13,9 @@ from pipeline.options import (
     JsonOption,
     LakeOption,
     ProfileOption,
-    UsageError,
+    find_profile,
     print_json,
 )
-from pipeline.profiles import PROFILES
-from pipeline.profiles import profile as find_profile
 from resources.lake.lake import Lake
 from resources.lake.repair import RepairReport, repair
 
@@ -35,11 +33,11 @@ def repair_command(
     Damaged results become pending, damaged photographs are read again from their source files, damaged
     checkpoints are trained again; `orchard run` does the computing. What cannot be mended is said.
     """
-    if profile not in PROFILES:
-        raise UsageError(f"no profile {profile!r}; there are: {', '.join(PROFILES)}")
+    found = find_profile(profile)
+    every_recipe = [recipe.name for recipe in found.parts().recipes]
     opened = Lake.locate(lake)
     say = (lambda text: None) if json else typer.echo
-    report = repair(opened, column_groups(find_profile(profile).graph()), check_only=check, say=say)
+    report = repair(opened, column_groups(found.graph(every_recipe)), check_only=check, say=say)
     if json:
         print_json(report.as_json())
     else:

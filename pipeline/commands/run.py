@@ -20,11 +20,14 @@ from pipeline.options import (
     StagesArgument,
     UsageError,
     chosen_stages,
+    find_profile,
     open_graph,
     open_lake,
     print_json,
 )
 from pipeline.progress import make_progress
+from resources.lake.lake import Lake
+from resources.lake.recipes import of_recipe
 from resources.lake.schema import Status
 from resources.photos.reasons import Reason
 
@@ -43,6 +46,12 @@ def run_command(
             "--retry", metavar="quarantined[:REASON]", help="Compute quarantined rows of these stages again."
         ),
     ] = None,
+    recipe: Annotated[
+        str | None,
+        typer.Option(
+            "--recipe", help="Only this recipe's stages, and what they need; `orchard recipes` lists them."
+        ),
+    ] = None,
     device: DeviceOption = "auto",
     json: JsonOption = False,
 ) -> None:
@@ -55,11 +64,14 @@ def run_command(
         orchard run
         orchard run landmarks iris --shard shard-00003
         orchard run landmarks --retry quarantined:no_face
+        orchard run --recipe inpainting
     """
     chosen = parse_retry(retry) if retry is not None else None
     if force and chosen:
         raise UsageError("--force computes every row anyway; give it or --retry, not both")
     opened = open_lake(lake)
+    if recipe is not None:
+        stages = recipe_stages(opened, profile, recipe, stages)
     graph = open_graph(opened, profile, stages)
     report = run_stages(
         opened,
@@ -81,6 +93,24 @@ def run_command(
         typer.echo(f"{name}: {count} rows wait for an upstream stage that was not run")
     for text in report.waiting.values():
         typer.echo(text)
+
+
+def recipe_stages(lake: Lake, profile: str, recipe: str, stages: list[str] | None) -> list[str]:
+    """Start a recipe in the lake; its stages to run: those named, or all of its own with what they need.
+
+    Stages are named plainly: `teacher` is the recipe's teacher.
+    """
+    known = [item.name for item in find_profile(profile).parts().recipes]
+    if recipe not in known:
+        raise UsageError(f"no recipe {recipe!r} in profile {profile}; there are: {', '.join(known)}")
+    own = None if recipe == known[0] else recipe
+    if own is not None and lake.add_recipe(own):
+        typer.echo(f"{recipe} is started in {lake.uri}; it is planned and computed from now on", err=True)
+    graph = find_profile(profile).graph([recipe])
+    if stages:
+        return [of_recipe(name, own) if of_recipe(name, own) in graph.names else name for name in stages]
+    finished = [stage.name for stage in graph.stages if stage.recipe == own]
+    return list(graph.needed_for(finished).names)
 
 
 def parse_retry(text: str) -> Retry:

@@ -21,10 +21,10 @@ import pyarrow.parquet as pq
 from lance.fragment import LanceFragment
 
 from resources.lake.errors import LakeError, is_damage
-from resources.lake.lake import TABLE_KEYS, Lake
+from resources.lake.lake import Lake
 from resources.lake.schema import FACES_STAGE, Status, state_column
 from resources.lake.table import LakeTable, Snapshot
-from resources.lake.upgrade import BASE_SCHEMAS
+from resources.lake.upgrade import base_schema
 
 IMAGE = "image"
 READ_ROWS = 256
@@ -69,7 +69,7 @@ def find_damage(lake: Lake, groups: Mapping[str, Sequence[Sequence[str]]]) -> li
     Raises LakeError when a file may not be read at all.
     """
     found: list[Damage] = []
-    for name in TABLE_KEYS:
+    for name in lake.table_names():
         table = lake.table(name)
         if table.exists():
             snapshot = table.snapshot()
@@ -101,7 +101,8 @@ def _examine(
                 column: error for column in columns if (error := _read_error(snapshot, fragment, [column]))
             }
     rows = int(fragment.physical_rows)
-    base = set(BASE_SCHEMAS[name].names) if name in BASE_SCHEMAS else set(snapshot.columns)
+    own = base_schema(name)
+    base = set(snapshot.columns) if own is None else set(own.names)
     detail = next(iter(bad.values()), "")
     where = (name, fragment.fragment_id, rows)
     if bad.keys() & base - {IMAGE}:

@@ -25,6 +25,7 @@ from resources.lake.lake import Lake
 from resources.lake.leases import ensure_held
 from resources.lake.locks import alone_on_lake
 from resources.lake.purge import Purged, live_keys, physical_values, purge_rows
+from resources.lake.recipes import RECIPE_TABLES, base_name, of_recipe, recipe_of
 from resources.lake.removals import (
     RemovalKind,
     Tainted,
@@ -46,6 +47,13 @@ HOLDERS: dict[str, tuple[str, ...]] = {
 
 `faces` is last: until its rows are gone, a killed run can find out again whom it was about.
 """
+
+
+def holders(lake: Lake) -> dict[str, tuple[str, ...]]:
+    """These tables with those of all recipes, in the order in which they are purged."""
+    own = {of_recipe(table, recipe): PAIR_COLUMNS for recipe in lake.recipes() for table in RECIPE_TABLES}
+    return {**own, **HOLDERS}
+
 
 RELEASES = "releases"
 TRAINED_ON = "train"
@@ -131,7 +139,7 @@ def forget(lake: Lake, *, identities: Collection[str] = (), image_ids: Collectio
         trained = _trained_on(lake, found.image_ids)
         mark_tainted(lake, _tainted(lake, trained, found))
         report = ForgetReport(photographs=len(found.image_ids))
-        for name, columns in HOLDERS.items():
+        for name, columns in holders(lake).items():
             report.tables[name] = purge_rows(lake.table(name), columns, found.image_ids)
         report.lists = _rewrite_lists(lake, found.image_ids)
         # reports show small copies of photographs
@@ -170,7 +178,7 @@ def _search(
         files |= {value for value in rows["image_sha256"].to_pylist() if value}
     wanted_ids = pa.array(sorted(found), pa.string())
     counts = {
-        name: len(live_keys(lake.table(name), columns, wanted_ids)) for name, columns in HOLDERS.items()
+        name: len(live_keys(lake.table(name), columns, wanted_ids)) for name, columns in holders(lake).items()
     }
     return Photographs(frozenset(found), frozenset(named), frozenset(files), counts)
 
@@ -214,7 +222,8 @@ def _tainted(lake: Lake, trained: dict[str, int], found: Photographs) -> list[Ta
             continue
         parents = json.loads(row["metadata"]).get("parents", {}).values()
         count = max((seen.get(parent, 0) for parent in parents), default=0)
-        if row["stage"] == "evaluation" and found.rows["swaps"]:
+        swaps = of_recipe("swaps", recipe_of(row["stage"]))
+        if base_name(row["stage"]) == "evaluation" and found.rows.get(swaps):
             count = photographs
         seen[digest] = count
         if count:

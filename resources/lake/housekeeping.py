@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from resources.lake.files import referenced_files, stored_files, stored_versions, unreferenced_files
-from resources.lake.lake import TABLE_KEYS, Lake
+from resources.lake.lake import Lake
 from resources.lake.leases import ensure_held
 from resources.lake.locks import alone_on_lake
 from resources.lake.purge import drop_versions, untagged_versions
@@ -66,7 +66,7 @@ def plan_garbage(
     """
     now = time.time()
     plan = GarbagePlan()
-    for name in TABLE_KEYS:
+    for name in lake.table_names():
         table = lake.table(name)
         if table.exists():
             _plan_table(plan, name, table, now - keep_seconds, now - safety_seconds)

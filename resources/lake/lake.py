@@ -12,10 +12,11 @@ import pyarrow as pa
 
 from resources.lake import schema
 from resources.lake.errors import LakeDamaged, LakeError, clear_storage_errors
+from resources.lake.recipes import RECIPE_TABLES, base_name, of_recipe, require_name
 from resources.lake.remote import download, upload, working_root
 from resources.lake.storage import S3, Storage
 from resources.lake.table import LakeTable
-from resources.lake.upgrade import bring_up_to_date
+from resources.lake.upgrade import BASE_SCHEMAS, bring_up_to_date
 
 __all__ = ["Artifact", "Lake", "LakeError"]
 
@@ -30,8 +31,9 @@ TABLE_KEYS = {
     "evaluations": "evaluation",
     "removals": "sha256",
     "tainted": "digest",
+    "recipes": "recipe",
 }
-"""Every table of the lake and its key column."""
+"""Every table of the lake and its key column; of pairs, every recipe has tables of its own."""
 
 
 UNFINISHED = "unfinished"
@@ -105,6 +107,7 @@ class Lake:
         self.swaps.create(schema.SWAPS_SCHEMA)
         self.artifacts.create(schema.ARTIFACTS_SCHEMA)
         self.evaluations.create(schema.EVALUATIONS_SCHEMA)
+        self.recipe_list.create(schema.RECIPES_SCHEMA)
 
     @property
     def is_local(self) -> bool:
@@ -112,9 +115,38 @@ class Lake:
         return "://" not in self.uri
 
     def table(self, name: str) -> LakeTable:
-        """The table with this name ("faces", "triplets", "swaps", ...)."""
-        key = TABLE_KEYS[name]
+        """The table with this name ("faces", "triplets", "swaps@inpainting", ...)."""
+        key = TABLE_KEYS[base_name(name)]
         return LakeTable(f"{self.uri}/{name}.lance", key, self.storage_options)
+
+    def table_names(self) -> list[str]:
+        """Every table that this lake may have, those of its recipes among them."""
+        own = [of_recipe(table, recipe) for recipe in self.recipes() for table in RECIPE_TABLES]
+        return [*TABLE_KEYS, *own]
+
+    @property
+    def recipe_list(self) -> LakeTable:
+        """Recipes besides the default one."""
+        return self.table("recipes")
+
+    def recipes(self) -> list[str]:
+        """Recipes besides the default one that were started in this lake, sorted."""
+        if not self.recipe_list.exists():
+            return []
+        return sorted(self.recipe_list.snapshot().dataset.to_table()["recipe"].to_pylist())
+
+    def add_recipe(self, recipe: str) -> bool:
+        """Give a recipe tables of its own; False if it had them. LakeError for a name that cannot be one."""
+        require_name(recipe)
+        if recipe in self.recipes():
+            return False
+        for table in RECIPE_TABLES:
+            own = self.table(of_recipe(table, recipe))
+            if not own.exists():
+                own.create(BASE_SCHEMAS[table])
+        # named last: what is in the list has its tables, whatever kills this
+        self.recipe_list.append(pa.table({"recipe": [recipe]}, schema=schema.RECIPES_SCHEMA))
+        return True
 
     @property
     def faces(self) -> LakeTable:

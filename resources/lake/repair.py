@@ -22,8 +22,9 @@ from resources.lake.errors import LakeError
 from resources.lake.files import MANIFEST_NUMBERS, MANIFESTS
 from resources.lake.housekeeping import remove_all
 from resources.lake.ingest import ingest, refresh_shard, source_path, source_roots
-from resources.lake.lake import TABLE_KEYS, Lake
+from resources.lake.lake import Lake
 from resources.lake.locks import alone_on_lake
+from resources.lake.recipes import RECIPE_TABLES, base_name, of_recipe, recipe_of
 from resources.lake.storage import Storage
 from resources.lake.table import LakeTable
 
@@ -99,7 +100,7 @@ def repair(
 def _open_tables(lake: Lake, check_only: bool) -> list[str]:
     """Put aside versions whose manifest cannot be read; what they had committed is pending again."""
     told: list[str] = []
-    for name in TABLE_KEYS:
+    for name in lake.table_names():
         table = lake.table(name)
         storage = Storage.at(table.uri)
         manifests = [item for item in storage.children(MANIFESTS) if item.endswith(MANIFEST)]
@@ -148,9 +149,10 @@ def _drop(lake: Lake, damage: Damage, report: RepairReport) -> None:
     transaction = lance.Transaction(read_version=snapshot.version, operation=operation)
     lance.LanceDataset.commit(table.uri, transaction, storage_options=dict(table.storage_options) or None)
     report.done.append(f"{damage.table}: dropped {damage.rows} rows that cannot be read")
-    if damage.table in ("triplets", "swaps"):
-        _make_stale(lake, LIST_MAKER)
-        report.done.append(f"{LIST_MAKER} is stale, so that `orchard run` lists the lost pairs again")
+    if base_name(damage.table) in RECIPE_TABLES:
+        maker = of_recipe(LIST_MAKER, recipe_of(damage.table))
+        _make_stale(lake, maker)
+        report.done.append(f"{maker} is stale, so that `orchard run` lists the lost pairs again")
     elif damage.table == "swap_pairs":
         report.todo.append("ingest the list of swap pairs again: `orchard ingest PATH --swap-pairs CSV`")
     elif damage.table == "removals":

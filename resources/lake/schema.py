@@ -11,6 +11,8 @@ from enum import StrEnum
 
 import pyarrow as pa
 
+from resources.lake.recipes import base_name
+
 LAKE_FORMAT = "2.2"
 """Lance data storage version of every table."""
 
@@ -79,8 +81,8 @@ IMPORTED = "imported"
 
 
 def state_column(stage: str) -> str:
-    """Name of the struct column that holds a stage's state."""
-    return f"{stage}_state"
+    """Name of the struct column that holds a stage's state; recipes have tables of their own for it."""
+    return f"{base_name(stage)}_state"
 
 
 def state_field(stage: str) -> pa.Field:
@@ -140,6 +142,9 @@ TRIPLETS_SCHEMA = pa.schema(PAIR_FIELDS)
 
 SWAPS_SCHEMA = pa.schema([*PAIR_FIELDS, pa.field("method", pa.string(), nullable=False)])
 """One row per (pair, method): the same pair is swapped by teacher, teacher with inversion, and student."""
+
+RECIPES_SCHEMA = pa.schema([pa.field("recipe", pa.string(), nullable=False)])
+"""Recipes besides the default one that were started in this lake."""
 
 ARTIFACTS_SCHEMA = pa.schema(
     [

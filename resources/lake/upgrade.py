@@ -13,6 +13,7 @@ import pyarrow as pa
 
 from resources.lake import schema
 from resources.lake.errors import LakeError, clear_storage_errors
+from resources.lake.recipes import base_name
 
 if TYPE_CHECKING:
     from resources.lake.lake import Lake
@@ -25,8 +26,15 @@ BASE_SCHEMAS: dict[str, pa.Schema] = {
     "swaps": schema.SWAPS_SCHEMA,
     "artifacts": schema.ARTIFACTS_SCHEMA,
     "evaluations": schema.EVALUATIONS_SCHEMA,
+    "recipes": schema.RECIPES_SCHEMA,
 }
 """Tables that every lake has, with the columns that are no stage's."""
+
+
+def base_schema(table: str) -> pa.Schema | None:
+    """Columns of a table that are no stage's, whatever its recipe; None where a lake need not have it."""
+    return BASE_SCHEMAS.get(base_name(table))
+
 
 OLD_ROWS = {
     "faces.consent": "'unknown'",
@@ -44,8 +52,11 @@ def bring_up_to_date(lake: Lake) -> list[str]:
     Raises LakeError naming the column and the remedy when the old rows cannot be completed.
     """
     made: list[str] = []
-    for name, wanted in BASE_SCHEMAS.items():
-        table = lake.table(name)
+    names = dict.fromkeys([*BASE_SCHEMAS, *lake.table_names()])
+    for name in names:
+        table, wanted = lake.table(name), base_schema(name)
+        if wanted is None:
+            continue
         if not table.exists():
             with clear_storage_errors(table.uri):
                 table.create(wanted)

@@ -15,7 +15,7 @@ import small_orchard
 from assets import runner
 from assets.artifacts import run_artifact
 from assets.runner import run_shard
-from assets.stage import ArtifactStage, RowStage
+from assets.stage import DEFAULT_RECIPE, ArtifactStage, RowStage
 from resources.lake import ingest as ingest_module
 from resources.lake.consent import Consent
 from resources.lake.ingest import ingest
@@ -174,6 +174,6 @@ ACTIONS = (
     Action("known to Dagster", "ingest", _dagster("faces", DAGSTER_SHARD), in_matrix=False),
     Action("row stage in Dagster", "known to Dagster", _dagster("aesthetics", DAGSTER_SHARD), short=EVENTS),
     Action("faces in Dagster", "before change", _dagster("faces", DAGSTER_SHARD)),
-    Action("artifact in Dagster", "teacher", _dagster("triplets_release", None)),
+    Action("artifact in Dagster", "teacher", _dagster("triplets_release", DEFAULT_RECIPE)),
 )
 """Every kind, after the one it starts from."""

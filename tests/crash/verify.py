@@ -19,7 +19,7 @@ import small_orchard
 from assets.planner import Planner
 from assets.stage import RowStage
 from resources.lake.housekeeping import collect_garbage
-from resources.lake.lake import TABLE_KEYS, UNFINISHED, Lake
+from resources.lake.lake import UNFINISHED, Lake
 
 ARTIFACT_COLUMNS = ["stage", "recipe", "fingerprint", "digest", "code_version", "location"]
 """What two runs must agree on; an artifact's metadata also holds seconds."""
@@ -129,7 +129,7 @@ def dagster_versions(folder: Path) -> dict[str, str]:
 
 
 def _tables(lake: Lake) -> list[str]:
-    return [name for name in TABLE_KEYS if lake.table(name).exists()]
+    return [name for name in lake.table_names() if lake.table(name).exists()]
 
 
 def _rows(lake: Lake, name: str) -> dict[str, dict[str, Any]]:

@@ -64,7 +64,7 @@ class Orchard:
 
     def launches(self, *stages: str) -> list[tuple[str, tuple[str, ...]]]:
         found = stale_launches(Planner(self.lake, self.graph), stages or self.graph.names)
-        return [(launch.target, launch.stages) for launch in found]
+        return [(launch.target, launch.assets) for launch in found]
 
     def run(self, *stages: str) -> dict[str, int]:
         return run_stages(self.lake, self.graph, stages, device="cpu").computed_rows
@@ -152,7 +152,7 @@ def test_a_stale_artifact_holds_back_what_is_made_with_it(smoke_lake: Any) -> No
 
     def launches(*forced: str) -> list[tuple[str, tuple[str, ...]]]:
         found = stale_launches(Planner(smoke_lake.lake, graph, forced=forced), graph.names)
-        return [(launch.target, launch.stages) for launch in found]
+        return [(launch.target, launch.assets) for launch in found]
 
     assert launches() == []
     assert launches("teacher") == [("teacher", ("teacher",))]
@@ -283,7 +283,7 @@ def test_stale_shards_launches_each_once_tries_again_and_falls_asleep(ticks: Tic
         ticks.ended(runs[shard], dg.DagsterRunStatus.SUCCESS if ok else dg.DagsterRunStatus.FAILURE)
     run_stages(ticks.orchard.lake, ticks.orchard.graph, ["masks"], shards=["shard-00001"], device="cpu")
     fail_again(ticks, "shard-00001")
-    assert asked(ticks.tick("stale_shards")) == [("release", None)]
+    assert asked(ticks.tick("stale_shards")) == [("release", "baseline")]
 
     ticks.orchard.run("release")
     found = ticks.tick("stale_shards")

@@ -1,0 +1,101 @@
+"""Recipes: every choice of one training round, named, so that several live side by side in one lake.
+
+A recipe is a partition of what is trained and made (release, teacher, triplets, student, swaps, evaluation);
+annotation is shared. A profile's first recipe is its default; the others are the paper's ablations, each one
+change of it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Literal
+
+from pydantic import Field
+
+from assets.release import ReleaseConfig
+from assets.triplets_release import TripletsReleaseConfig
+from models.faces.condition import ConditionRecipe
+from models.identity.loss_networks import FaceEncoderConfig
+from models.swap.config import FrozenConfig
+from models.swap.sampling_config import SamplingConfig
+from models.swap.training_recipe import TrainingRecipe
+
+
+class Recipe(FrozenConfig):
+    """One training round: what is learnt from which rows, how, and how it is sampled."""
+
+    name: str = Field(description="A partition key, and the part of its stages' names after @.")
+    description: str = Field(description="One sentence for `orchard recipes`.")
+    condition: ConditionRecipe = Field(description="The condition image that the teacher learns to undo.")
+    landmarks: Literal["target", "source_shape"] = Field(
+        default="target",
+        description="Whose face shape the landmarks of a swap's condition image show. The paper draws the "
+        "target's own points, and with them its outline; source_shape puts the source's shape into the "
+        "target's pose and expression.",
+    )
+    face_encoder: FaceEncoderConfig = Field(
+        default=FaceEncoderConfig(), description="Network and crop of the identity loss, where there is one."
+    )
+    release: ReleaseConfig = Field(description="Which rows are trained on, how many pairs are made.")
+    teacher: TrainingRecipe = Field(description="How the teacher is trained.")
+    triplets: TripletsReleaseConfig = Field(
+        default=TripletsReleaseConfig(), description="Which of the triplets the student learns from."
+    )
+    student: TrainingRecipe = Field(description="How the student is trained, from the teacher's adapters.")
+    sampling: SamplingConfig = Field(
+        description="How triplets are made and swaps sampled; teacher and student alone do without inversion."
+    )
+
+    def varied(self, name: str, description: str, **changes: Any) -> Recipe:
+        """The same recipe under another name, with some fields changed."""
+        return self.model_copy(update={"name": name, "description": description, **changes})
+
+    def changed_from(self, other: Recipe) -> dict[str, Any]:
+        """Every setting that differs from another recipe's, by dotted name."""
+        mine, theirs = _flat(self.model_dump(mode="json")), _flat(other.model_dump(mode="json"))
+        return {key: value for key, value in mine.items() if theirs.get(key) != value and key not in _LABELS}
+
+
+_LABELS = ("name", "description")
+
+
+def with_ablations(baseline: Recipe) -> tuple[Recipe, ...]:
+    """A recipe and its ablations: each differs from it in one thing."""
+    black = baseline.condition.model_copy(update={"variant": "mask"})
+    blurred = baseline.condition.model_copy(update={"variant": "blur"})
+    silent = {"identity_loss_weight": 0.0}
+    return (
+        baseline,
+        baseline.varied("inpainting", "The face is black: the paper's inpainting baseline.", condition=black),
+        baseline.varied("blur", "The face is blurred instead of squeezed to 8 x 8.", condition=blurred),
+        baseline.varied(
+            "no_identity_loss",
+            "Teacher and student learn by flow matching alone, as far as identity goes.",
+            teacher=baseline.teacher.model_copy(update=silent),
+            student=baseline.student.model_copy(update=silent),
+        ),
+        baseline.varied(
+            "source_shape", "Swaps are drawn with the source's face shape.", landmarks="source_shape"
+        ),
+    )
+
+
+def condition_label(condition: ConditionRecipe) -> str:
+    """What columns of this condition image are called when it is not the default recipe's."""
+    face = {
+        "downsample": f"downsample{condition.downsample_size}",
+        "mask": "mask",
+        "blur": f"blur{condition.blur_radius:g}".replace(".", "_"),
+    }[condition.variant]
+    dots = (("landmarks", condition.draw_landmarks), ("iris", condition.draw_iris))
+    return face + "".join(f"_no_{word}" for word, drawn in dots if not drawn)
+
+
+def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for key, value in values.items():
+        if isinstance(value, Mapping):
+            found |= _flat(value, f"{prefix}{key}.")
+        else:
+            found[f"{prefix}{key}"] = value
+    return found

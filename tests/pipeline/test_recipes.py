@@ -1,0 +1,165 @@
+"""Recipes live side by side in one lake: each has its own teacher, triplets, student and swaps."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import dagster as dg
+import pytest
+from typer.testing import CliRunner
+
+from assets.dagster_assets import SHARDS, asset_partitions, build_assets, register_partitions
+from assets.planner import Planner
+from pipeline import cli
+from pipeline.automation.launching import stale_launches
+from pipeline.dagster_sync import report_versions
+from pipeline.definitions import build_definitions
+from pipeline.profiles import PROFILES, profile
+from pipeline.recipes import condition_label
+from resources.lake.errors import LakeError
+from resources.lake.forget import forget
+from resources.lake.resource import LakeResource
+
+OWN = ("release", "teacher", "pseudo_triplets", "triplet_scores", "triplets_release")
+OWN += ("student", "swaps", "evaluation")
+
+
+@pytest.fixture(scope="module")
+def two_recipes(smoke_lake: Any, tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """A finished lake in which `inpainting` was started and run."""
+    folder = tmp_path_factory.mktemp("recipes")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("DAGSTER_HOME", str(folder / "home"))
+        own = smoke_lake.copy_to(folder)
+        before = {name: own.lake.current_artifact(name).digest for name in ("release", "teacher", "student")}
+        done = orchard("run", "--recipe", "inpainting", lake=own.lake)
+        yield own.lake, done, before
+
+
+def orchard(*arguments: str, lake: Any) -> dict[str, Any]:
+    options = ["--lake", lake.uri, "--profile", "smoke", "--json"]
+    ran = CliRunner().invoke(cli.app, [*arguments, *options])
+    assert ran.exit_code == 0, ran.output
+    return json.loads(ran.stdout)
+
+
+def test_a_second_recipe_is_made_beside_the_first(two_recipes: Any) -> None:
+    lake, done, before = two_recipes
+    computed = {name for name, count in done["computed_rows"].items() if count}
+    assert computed == {"condition_mask", "latents_mask", *(f"{name}@inpainting" for name in OWN)}
+    assert lake.recipes() == ["inpainting"]
+    for name, digest in before.items():
+        assert lake.current_artifact(name).digest == digest
+    assert lake.current_artifact("teacher@inpainting").digest != before["teacher"]
+    assert orchard("plan", lake=lake)["total_stale_rows"] == 0
+    lines = {line["name"]: line for line in orchard("recipes", lake=lake)["recipes"]}
+    assert [name for name, line in lines.items() if line["started"]] == ["baseline", "inpainting"]
+    assert lines["inpainting"]["changes"] == {"condition.variant": "mask"}
+
+
+def test_each_recipe_has_its_own_pairs(two_recipes: Any) -> None:
+    lake = two_recipes[0]
+    pairs = {}
+    for name in ("triplets", "triplets@inpainting"):
+        rows = lake.table(name).snapshot().scan(["pair_id", "shard", "swapped"]).to_pylist()
+        assert {row["shard"].rpartition("-")[0] for row in rows} == {name}
+        pairs[name] = {row["pair_id"]: row["swapped"] for row in rows}
+    first, second = pairs.values()
+    assert first.keys() == second.keys()
+    assert all(first[key] != second[key] for key in first)
+
+
+def test_one_recipe_does_not_make_another_stale(two_recipes: Any) -> None:
+    lake = two_recipes[0]
+    graph = profile("smoke").graph_of(lake)
+
+    def stale(*forced: str) -> dict[str, str | None]:
+        found = stale_launches(Planner(lake, graph, forced=forced), graph.names)
+        return {launch.target: launch.partition for launch in found}
+
+    assert stale() == {}
+    assert stale("teacher@inpainting") == {"teacher@inpainting": "inpainting"}
+    assert stale("teacher") == {"teacher": "baseline"}
+
+
+def test_a_recipe_is_a_partition_in_dagster(two_recipes: Any, tmp_path: Path) -> None:
+    lake = two_recipes[0]
+    definitions = build_definitions(lake.uri, "smoke", "cpu")
+    graph = profile("smoke").graph_of(lake)
+    assert {key.to_user_string() for key in definitions.resolve_all_asset_keys()} == {
+        "faces",
+        *graph.assets(),
+    }
+    assert "teacher@inpainting" not in graph.assets()
+    partitions = asset_partitions(graph, "student")
+    assert partitions is not None
+    assert partitions.get_partition_keys() == ["baseline", "inpainting"]
+    with dg.DagsterInstance.local_temp(str(tmp_path)) as instance:
+        register_partitions(instance, lake)
+        name = SHARDS["triplets"].name
+        assert name is not None
+        shards = instance.get_dynamic_partitions(name)
+        assert {shard.rpartition("-")[0] for shard in shards} == {"triplets", "triplets@inpainting"}
+        assert report_versions(instance, lake, graph) > 0
+        assert report_versions(instance, lake, graph) == 0
+        for asset, partition in (("teacher", "inpainting"), ("pseudo_triplets", "triplets@inpainting-00000")):
+            result = dg.materialize(
+                build_assets(graph),
+                selection=[asset],
+                partition_key=partition,
+                instance=instance,
+                resources={"lake": LakeResource(uri=lake.uri, device="cpu")},
+            )
+            [event] = result.asset_materializations_for_node(asset)
+            assert event.partition == partition
+            made_now = event.metadata.get("made_now") or event.metadata["computed"]
+            assert not made_now.value, "nothing was stale"
+
+
+def test_a_partition_of_a_recipe_that_was_never_started_is_refused(two_recipes: Any) -> None:
+    graph = profile("smoke").graph_of(two_recipes[0])
+    with pytest.raises(KeyError, match="pseudo_triplets@blur"):
+        graph.of_asset("pseudo_triplets", "triplets@blur-00000")
+    assert graph.of_asset("teacher", "baseline").name == "teacher"
+    assert graph.of_asset("landmarks", "shard-00000").name == "landmarks"
+
+
+def test_forgetting_a_person_reaches_every_recipe(two_recipes: Any) -> None:
+    lake = two_recipes[0]
+    people = sorted({name.partition("/")[0] for name in named(lake, "triplets@inpainting")})
+    report = forget(lake, identities=people[:1])
+    assert report.tables["triplets@inpainting"].rows > 0
+    assert not any(name.startswith(f"{people[0]}/") for name in named(lake, "triplets@inpainting"))
+    tainted = {item.stage for item in report.tainted}
+    assert {"teacher", "teacher@inpainting", "student@inpainting"} <= tainted
+
+
+def named(lake: Any, table: str) -> set[str]:
+    """Every photograph that a table of pairs names."""
+    rows = lake.table(table).snapshot().scan(["source_image_id", "target_image_id"]).to_pylist()
+    return {row[side] for row in rows for side in ("source_image_id", "target_image_id")}
+
+
+def test_unknown_recipes_are_refused_with_the_names_there_are(smoke_lake: Any) -> None:
+    options = ["--lake", smoke_lake.lake.uri, "--profile", "smoke"]
+    ran = CliRunner().invoke(cli.app, ["run", "--recipe", "outpainting", *options])
+    assert ran.exit_code == 2
+    assert "inpainting" in ran.output
+    with pytest.raises(KeyError, match="no recipe 'outpainting'"):
+        profile("smoke").graph(["outpainting"])
+    with pytest.raises(LakeError, match="cannot name a recipe"):
+        smoke_lake.lake.add_recipe("a@b")
+
+
+@pytest.mark.parametrize("name", PROFILES)
+def test_an_ablation_changes_one_thing(name: str) -> None:
+    baseline, *ablations = PROFILES[name].parts().recipes
+    changes = {recipe.name: set(recipe.changed_from(baseline)) for recipe in ablations}
+    assert changes["inpainting"] == {"condition.variant"}
+    assert changes["blur"] == {"condition.variant"}
+    assert changes["source_shape"] == {"landmarks"}
+    assert changes["no_identity_loss"] <= {"teacher.identity_loss_weight", "student.identity_loss_weight"}
+    labels = {condition_label(recipe.condition) for recipe in (baseline, *ablations)}
+    assert labels == {"downsample8", "mask", "blur64"}
