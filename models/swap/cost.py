@@ -105,13 +105,18 @@ def model_cost(config: SwapModelConfig, losses: LossNetworks = LossNetworks()) -
     size = config.image_size
 
     def training(checkpointing: bool) -> tuple[Count, Count]:
-        def step(small: SwapModelConfig, decoding: bool = False) -> Count:
-            return _train(small, codec, losses, checkpointing, decoding)
+        counted: dict[str, Count] = {}
+
+        def step(small: SwapModelConfig) -> Count:
+            key = small.model_dump_json()
+            if key not in counted:
+                counted[key] = _train(small, codec, losses, checkpointing, False)
+            return counted[key]
 
         # Decoding comes after the last block: what it adds is the same at any depth.
         few = _fewest_blocks(config)
         (plain,) = _stretched(config, lambda small: (step(small),))
-        return plain, plain + (step(few, decoding=True) - step(few))
+        return plain, plain + (_train(few, codec, losses, checkpointing, True) - step(few))
 
     picture = zeros(1, config.image_tokens, config.transformer.in_channels)
     codec_weights = [*cast(Any, codec).parameters(), *cast(Any, codec).buffers()]
