@@ -41,6 +41,8 @@ NETWORK_OF_ROLE = {
     "eva_clip": "EVA02-CLIP-L-336",
     "pulid_flux": "PuLID IDFormer",
     "dlib_face_recognition": "dlib ResNet",
+    "simswap_arcface": "SimSwap ArcFace",
+    "ir_se50": "IR-SE50",
 }
 """What of an annotation stage's weights is a torch module, and can be counted."""
 

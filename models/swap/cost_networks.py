@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import cache
 from typing import Any, cast
 
 import torch
@@ -155,10 +156,11 @@ def text_encoder_costs(text_tokens: int) -> tuple[NetworkCost, ...]:
     )
 
 
-def annotation_network(name: str, config: object = None) -> NetworkCost:
-    """One of `ANNOTATION_NETWORKS`, of the published shape or that of `config`; KeyError for another."""
+@cache
+def annotation_network(name: str) -> NetworkCost:
+    """One of `ANNOTATION_NETWORKS`, of the published shape; KeyError for another."""
     build, run = ANNOTATION_NETWORKS[name]
-    module = on_meta(lambda: build(config))
+    module = on_meta(build)
     return NetworkCost(name, parameter_count(module), run(module))
 
 
@@ -166,41 +168,41 @@ def _picture(side: int) -> Callable[[nn.Module], Count]:
     return lambda module: count_module(module, zeros(1, 3, side, side))
 
 
-def _bisenet(config: Any) -> nn.Module:
+def _bisenet() -> nn.Module:
     from models.faces.bisenet import BiSeNet
 
-    return BiSeNet(config)
+    return BiSeNet()
 
 
-def _deeplab(config: Any) -> nn.Module:
+def _deeplab() -> nn.Module:
     from models.faces.deeplab import DeepLabV3Plus
 
-    return DeepLabV3Plus(config)
+    return DeepLabV3Plus()
 
 
-def _reconstruction(config: Any) -> nn.Module:
+def _reconstruction() -> nn.Module:
     from models.faces.network_sizes import RESNET50
     from models.faces.reconstruction.network import ReconstructionNet
 
-    return ReconstructionNet(config or RESNET50)
+    return ReconstructionNet(RESNET50)
 
 
-def _clip_aesthetics(config: Any) -> nn.Module:
+def _clip_aesthetics() -> nn.Module:
     from models.aesthetics.clip_network import ClipAesthetics
 
-    return ClipAesthetics(config)
+    return ClipAesthetics()
 
 
-def _eva_clip(config: Any) -> nn.Module:
+def _eva_clip() -> nn.Module:
     from models.identity.eva_clip import EvaClipVision
 
-    return EvaClipVision(config)
+    return EvaClipVision()
 
 
-def _id_former(config: Any) -> nn.Module:
+def _id_former() -> nn.Module:
     from models.identity.id_former import IdFormer
 
-    return IdFormer(config)
+    return IdFormer()
 
 
 def _run_id_former(module: nn.Module) -> Count:
@@ -211,13 +213,15 @@ def _run_id_former(module: nn.Module) -> Count:
     return count_module(module, zeros(1, sizes.id_dim), hidden)
 
 
-ANNOTATION_NETWORKS: dict[str, tuple[Callable[[Any], nn.Module], Callable[[nn.Module], Count]]] = {
+ANNOTATION_NETWORKS: dict[str, tuple[Callable[[], nn.Module], Callable[[nn.Module], Count]]] = {
     "BiSeNet": (_bisenet, _picture(512)),
     "DeepLabV3+": (_deeplab, _picture(512)),
     "3DDFA-V3 ResNet-50": (_reconstruction, _picture(224)),
     "CLIP ViT-L/14 aesthetics": (_clip_aesthetics, _picture(224)),
     "EVA02-CLIP-L-336": (_eva_clip, _picture(336)),
     "PuLID IDFormer": (_id_former, _run_id_former),
-    "dlib ResNet": (lambda config: _dlib(), _picture(150)),
+    "dlib ResNet": (_dlib, _picture(150)),
+    "SimSwap ArcFace": (_simswap, _picture(112)),
+    "IR-SE50": (_ir_se50, _picture(112)),
 }
 """Builders, and how each is run on one face or photograph."""
