@@ -15,7 +15,7 @@ from pydantic import Field
 
 from assets.pair_condition import PAIR_CONDITION, PairCondition, PairConditionConfig
 from assets.stage import Input, Row, RowOutcome, RowStage, StageConfig, StageContext
-from assets.swap_base import PROMPTS_STAGE, BaseConfig, open_base
+from assets.swap_base import PROMPTS_STAGE, BaseConfig, open_swapper
 from assets.swapping import PairReading, marked_row, pair_preview, swap_rows
 from assets.training import checkpoint_folder
 from assets.training_rows import need_artifact
@@ -80,14 +80,12 @@ class TripletModel:
     def __init__(
         self, config: PseudoTripletsConfig, context: StageContext, teacher: str, reading: PairReading
     ) -> None:
-        from models.swap.swapper import Swapper
-
         folder = checkpoint_folder(context.lake, need_artifact(context.lake, teacher))
         self.config, self.reading = config, reading
         shaped = config.pair_condition
         self.pair_condition = PairCondition(shaped, context) if shaped else None
         self.model_id = folder.name
-        self.swapper = Swapper.on_base(open_base(context, config.base), folder, device=context.device)
+        self.swapper = open_swapper(context, config.base, folder)
 
     def __call__(self, rows: Sequence[Row]) -> list[RowOutcome]:
         """One outcome per pair, in order."""

@@ -69,7 +69,7 @@ def release_stage(
     )
 
 
-CODE_VERSION = "1"
+CODE_VERSION = "2"
 
 
 def _policy_content(lake: Lake) -> bytes:
@@ -197,8 +197,9 @@ def _drawn_pairs(photos: dict[str, list[str]], count: int, seed: int) -> list[di
             f"pairs need at least two people, the usable rows offer {len(photos)} (for a triplet a person "
             "needs two photographs); ingest more, in one folder per person"
         )
-    pairs = PairStream(photos, seed=seed).pairs(count)
-    return [_pair_row(pair.source_photo, pair.target_photo) for pair in pairs]
+    table = PairStream(photos, seed=seed).pair_table(count)
+    pairs = zip(table.source_photo.tolist(), table.target_photo.tolist(), strict=True)
+    return [_pair_row(source, target) for source, target in pairs]
 
 
 def _photos_by_person(rows: dict[str, str]) -> dict[str, list[str]]:

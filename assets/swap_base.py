@@ -25,6 +25,7 @@ from resources.lake.lake import Artifact, Lake
 if TYPE_CHECKING:  # torch loads seconds later, when a base is opened
     from models.swap.base import SwapBase
     from models.swap.codec import LatentCodec
+    from models.swap.swapper import Swapper
     from models.swap.text import StoredPrompts
 
 PROMPTS_STAGE = "prompt_embeddings"
@@ -68,6 +69,19 @@ class BaseConfig(StageConfig):
 def one_file_base(role: str, model: SwapModelConfig) -> BaseConfig:
     """A base of our own, all parts in one file."""
     return BaseConfig(transformer=role, codec=role, text=role, model=model)
+
+
+def open_swapper(context: StageContext, config: BaseConfig, checkpoint: Path) -> Swapper:
+    """The base with a checkpoint's adapters, ready to swap; what was chosen automatically is reported.
+
+    Raises as `open_base` and `Swapper.on_base` do.
+    """
+    from models.swap.swapper import Swapper
+
+    swapper = Swapper.on_base(open_base(context, config), checkpoint, device=context.device)
+    for name, reason in swapper.choices.items():
+        context.report(f"{name}: {reason}")
+    return swapper
 
 
 def open_codec(context: StageContext, source: CodecSource) -> LatentCodec:

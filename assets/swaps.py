@@ -10,7 +10,7 @@ from pydantic import Field
 from assets.condition import TARGET_COLUMN
 from assets.pair_condition import PAIR_CONDITION, PairCondition, PairConditionConfig
 from assets.stage import Input, Row, RowOutcome, RowStage, StageConfig, StageContext
-from assets.swap_base import PROMPTS_STAGE, BaseConfig, open_base
+from assets.swap_base import PROMPTS_STAGE, BaseConfig, open_swapper
 from assets.swapping import PairReading, marked_row, pair_preview, swap_rows
 from assets.training import checkpoint_folder
 from assets.training_rows import need_artifact
@@ -73,7 +73,7 @@ class SwapModels:
     def __init__(
         self, config: SwapsConfig, context: StageContext, artifacts: Mapping[str, str], reading: PairReading
     ) -> None:
-        from models.swap.swapper import Swapper
+        from models.swap.checkpoint import load_checkpoint
 
         self.config, self.reading = config, reading
         shaped = config.pair_condition
@@ -83,22 +83,26 @@ class SwapModels:
             for name, artifact in artifacts.items()
         }
         self.model_ids = {name: folder.name for name, folder in folders.items()}
-        self.swappers = {
-            name: Swapper.on_base(open_base(context, config.base), folder, device=context.device)
-            for name, folder in folders.items()
-        }
+        # one base for both: at full size a second one would be 24 GB more
+        self.swapper = open_swapper(context, config.base, folders["teacher"])
+        self.adapters = {name: load_checkpoint(folder)[0] for name, folder in folders.items()}
+        self.worn = "teacher"
 
     def __call__(self, rows: Sequence[Row]) -> list[RowOutcome]:
         """One outcome per row, in order; rows of one method go through its model together."""
+        from models.swap.lora_files import apply_lora
+
         outcomes: dict[int, RowOutcome] = {}
         for method in dict.fromkeys(row["method"] for row in rows):
             places = [place for place, row in enumerate(rows) if row["method"] == method]
             batch = [rows[place] for place in places]
             name, condition, sampling = self.recipe(method)
-            swapper = self.swappers[name]
+            if name != self.worn:
+                apply_lora(self.swapper.base.model, self.adapters[name])
+                self.worn = name
             if condition == PAIR_CONDITION and self.pair_condition is not None:
-                batch = self.pair_condition.added_to(batch, swapper.base.codec)
-            pictures = swap_rows(swapper, batch, condition, sampling, self.reading.identity)[1]
+                batch = self.pair_condition.added_to(batch, self.swapper.base.codec)
+            pictures = swap_rows(self.swapper, batch, condition, sampling, self.reading.identity)[1]
             for place, row, picture in zip(places, batch, pictures, strict=True):
                 made = marked_row(picture, row, self.model_ids[name], f"swaps/{method}")
                 outcomes[place] = {"swap": made}

@@ -100,7 +100,9 @@ def _recipe_stages(parts: Parts, recipe: Recipe, name: str | None, default: Reci
     extra = annotated.intersection((SOURCE_IDENTITY, REFERENCE))
     needed = tuple(dict.fromkeys((*NEEDED, *sorted(extra), columns.latents)))
     yield release_stage(recipe.release, name, needed)
-    training = TrainingConfig(base=base, recipe=recipe.teacher, face_encoder=recipe.face_encoder)
+    training = TrainingConfig(
+        base=base, recipe=recipe.teacher, face_encoder=recipe.face_encoder, validation=plain
+    )
     yield teacher_stage(training, name, columns)
     triplets = PseudoTripletsConfig(base=base, sampling=inverted, pair_condition=pair_condition)
     yield pseudo_triplets_stage(triplets, name, reading, parts.batches.pseudo_triplets)

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from assets.aesthetics import aesthetics_stage
 from assets.aesthetics_clip import ClipAestheticsStageConfig, aesthetics_clip_stage
 from assets.identity_embedding import identity_embedding_stage
-from assets.identity_pulid import PulidConfig, identity_pulid_stage
+from assets.identity_pulid import PulidConfig, identity_pulid_stage, source_identity_stage
+from assets.identity_reference import IdentityReferenceConfig, identity_reference_stage
 from assets.identity_sface import identity_sface_stage
 from assets.iris import iris_stage
 from assets.landmarks import LandmarksConfig, landmarks_stage
@@ -20,12 +21,13 @@ from assets.stage import RowStage, StageGraph
 from assets.swap_base import BaseConfig, one_file_base
 from models.aesthetics.clip_aesthetics import TRAINING_THRESHOLD
 from models.faces.condition import ConditionRecipe
+from models.identity.loss_networks import FaceEncoderConfig
 from models.swap import config as swap_models
-from models.swap.constants import PSEUDO_TRIPLETS, STUDENT_IDENTITY_THRESHOLD, STUDENT_STEPS
+from models.swap.constants import PSEUDO_TRIPLETS, STUDENT_STEPS
 from models.swap.sampling_config import SamplingConfig
 from models.swap.training_recipe import TrainingRecipe
 from pipeline.graph import BatchSizes, Parts, build_graph
-from pipeline.recipes import Recipe, with_ablations
+from pipeline.recipes import Recipe, as_student, with_ablations
 from resources.lake.lake import Lake
 
 DEFAULT_PROFILE = "tiny"
@@ -78,13 +80,19 @@ def annotation_on_the_cpu() -> tuple[RowStage, ...]:
 
 
 def annotation_of_the_paper() -> tuple[RowStage, ...]:
-    """What APPLE annotates with: 3DDFA-V3, BiSeNet, DeepLabV3+, CLIP's score, ArcFace and PuLID's tokens."""
+    """What APPLE annotates with: 3DDFA-V3, BiSeNet, DeepLabV3+, CLIP's score, ArcFace and PuLID's tokens.
+
+    It trains on masked sources and swaps with unmasked ones, and holds its identity loss to a network of its
+    own.
+    """
     return (
         landmarks_reconstruction_stage(ReconstructionConfig()),
         iris_stage(),
         masks_networks_stage(NetworkMasksConfig()),
         aesthetics_clip_stage(ClipAestheticsStageConfig()),
         identity_pulid_stage(PulidConfig()),
+        source_identity_stage(PulidConfig()),
+        identity_reference_stage(IdentityReferenceConfig(frame_size=swap_models.flux_krea().image_size)),
     )
 
 
@@ -107,15 +115,19 @@ def tiny() -> Parts:
         learning_rate=2e-3,
         schedule="cosine",
         warmup_steps=10,
-        identity_loss_weight=0.0,
+        # as in the paper flow matching comes first, and the identity loss for the last part
+        identity_loss_start=200,
+        lpips_weight=0.0,
         checkpoint_interval=60,
+        validation_interval=120,
     )
     recipe = Recipe(
         name="baseline",
         description="APPLE's recipe at 32 px, cut to minutes.",
         condition=PIXEL_DOTS,
         teacher=training,
-        student=training.model_copy(update={"seed": 1}),
+        student=as_student(training),
+        face_encoder=FaceEncoderConfig(network="dlib"),
         # at 1 the tiny base hardly shows the source's identity; its model card has the figures
         sampling=SamplingConfig(steps=12, id_guidance_scale=4.0),
         release=ReleaseConfig(triplets=96, swap_pairs=32, pair_shard_size=48),
@@ -128,14 +140,22 @@ def tiny() -> Parts:
 def smoke() -> Parts:
     """The same lines in seconds: a handful of steps. For tests; its pictures mean nothing."""
     training = TrainingRecipe(
-        steps=6, batch_size=4, learning_rate=1e-3, identity_loss_weight=0.0, checkpoint_interval=2
+        steps=6,
+        batch_size=4,
+        learning_rate=1e-3,
+        identity_loss_start=3,
+        lpips_weight=0.0,
+        checkpoint_interval=2,
+        validation_interval=3,
+        validation_images=2,
     )
     recipe = Recipe(
         name="baseline",
         description="APPLE's recipe in a handful of steps.",
         condition=PIXEL_DOTS,
         teacher=training,
-        student=training.model_copy(update={"seed": 1}),
+        student=as_student(training),
+        face_encoder=FaceEncoderConfig(network="dlib"),
         sampling=SamplingConfig(steps=2),
         release=ReleaseConfig(triplets=6, swap_pairs=4, pair_shard_size=4),
     )
@@ -146,19 +166,13 @@ def smoke() -> Parts:
 
 def flux_krea() -> Parts:
     """The paper: FLUX.1-Krea-dev with PuLID at 512 px, trained on photographs that score above 5.1."""
-    teacher = TrainingRecipe(gradient_checkpointing=True)
+    teacher = TrainingRecipe(gradient_checkpointing=True, micro_batch_size=1)
     recipe = Recipe(
         name="baseline_vgg_0.35",
         description="The paper's teacher (losses where t <= 0.35) and its student (t <= 0.5).",
         condition=ConditionRecipe(),
         teacher=teacher,
-        student=teacher.model_copy(
-            update={
-                "steps": STUDENT_STEPS,
-                "identity_loss_threshold": STUDENT_IDENTITY_THRESHOLD,
-                "seed": 1,
-            }
-        ),
+        student=as_student(teacher, steps=STUDENT_STEPS, identity_loss_start=0, lpips_start=0),
         sampling=SamplingConfig(),
         release=ReleaseConfig(
             triplets=PSEUDO_TRIPLETS,
@@ -180,13 +194,13 @@ def flux_krea() -> Parts:
 def flux_schnell() -> Parts:
     """The paper's recipe on FLUX.1-schnell, without any weight whose licence forbids commercial use."""
     # every published network for the identity loss forbids commercial use
-    teacher = TrainingRecipe(gradient_checkpointing=True, identity_loss_weight=0.0)
+    teacher = TrainingRecipe(gradient_checkpointing=True, micro_batch_size=1, identity_loss_weight=0.0)
     recipe = Recipe(
         name="permissive",
         description="The paper's recipe without the losses whose networks forbid commercial use.",
         condition=ConditionRecipe(),
         teacher=teacher,
-        student=teacher.model_copy(update={"steps": STUDENT_STEPS, "seed": 1}),
+        student=as_student(teacher, steps=STUDENT_STEPS, lpips_start=0),
         # schnell's schedule has no shift that depends on the resolution
         sampling=SamplingConfig(shift=False),
         # no floor: 5.1 is a score of the paper's scorer, and this profile's is another

@@ -17,6 +17,7 @@ from assets.triplets_release import TripletsReleaseConfig
 from models.faces.condition import ConditionRecipe
 from models.identity.loss_networks import FaceEncoderConfig
 from models.swap.config import FrozenConfig
+from models.swap.constants import STUDENT_IDENTITY_THRESHOLD
 from models.swap.sampling_config import SamplingConfig
 from models.swap.training_recipe import TrainingRecipe
 
@@ -57,6 +58,20 @@ class Recipe(FrozenConfig):
 
 
 _LABELS = ("name", "description")
+
+
+def as_student(teacher: TrainingRecipe, **changes: Any) -> TrainingRecipe:
+    """How a student is trained from such a teacher: losses up to t = 0.5, validated by the target's person.
+
+    Raises pydantic's ValidationError for a change that is none.
+    """
+    paper = {
+        "identity_loss_threshold": STUDENT_IDENTITY_THRESHOLD,
+        "lpips_threshold": STUDENT_IDENTITY_THRESHOLD,
+        "validation_with_other_identity": False,
+        "seed": teacher.seed + 1,
+    }
+    return TrainingRecipe.model_validate(teacher.model_dump() | paper | changes)
 
 
 def with_ablations(baseline: Recipe) -> tuple[Recipe, ...]:

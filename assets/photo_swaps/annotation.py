@@ -6,8 +6,7 @@ import functools
 from collections.abc import Callable, Collection, Sequence
 from typing import Any
 
-import numpy as np
-
+from assets.annotating import annotate_pictures
 from assets.identity_pulid import PulidConfig, swap_source_stage
 from assets.photo_swaps.faces import FaceFinder
 from assets.runner import load_model
@@ -65,18 +64,7 @@ class Annotator:
 
         A row holds `image`, and `FACE_AT` where the face has been chosen.
         """
-        done: list[dict[str, Any] | RowError] = [dict(row) for row in rows]
-        for stage in self.graph.needed_for(stages).stages:
-            assert isinstance(stage, RowStage)  # annotation stages all are
-            going = [(place, row) for place, row in enumerate(done) if not isinstance(row, RowError)]
-            model = self._model(stage) if going else None
-            for start in range(0, len(going), stage.batch_size):
-                assert model is not None
-                part = going[start : start + stage.batch_size]
-                outcomes = model([row for _, row in part])
-                for (place, row), outcome in zip(part, outcomes, strict=True):
-                    done[place] = outcome if isinstance(outcome, RowError) else row | _flat(outcome)
-        return done
+        return annotate_pictures(rows, self.graph.needed_for(stages), self._model)
 
     def finder(self) -> FaceFinder:
         """The detector and mesh of the stage `landmarks`."""
@@ -93,10 +81,3 @@ class Annotator:
 
     def _model(self, stage: RowStage) -> RowModel:
         return load_model(self._lake, self.graph, stage, self._device, self._report)
-
-
-def _flat(outcome: Row) -> dict[str, Any]:
-    return {
-        key: np.asarray(value).ravel() if isinstance(value, np.ndarray) else value
-        for key, value in outcome.items()
-    }

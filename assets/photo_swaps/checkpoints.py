@@ -12,7 +12,7 @@ from pydantic import ValidationError
 
 from assets.photo_swaps.settings import SwapSettings
 from assets.stage import RowStage, StageContext, StageGraph
-from assets.swap_base import BaseConfig, open_base
+from assets.swap_base import BaseConfig, open_swapper
 from assets.swaps import SwapsConfig
 from assets.training import checkpoint_folder
 from assets.training_rows import need_artifact
@@ -114,7 +114,6 @@ def load_swapper(
     from models.swap.checkpoint import CheckpointDamaged
     from models.swap.diffusers_folders import BaseMismatch
     from models.swap.lora_files import LoraMismatch
-    from models.swap.swapper import Swapper
 
     stage = "teacher" if settings.sees_condition_image else "student"
     folder = checkpoint or checkpoint_folder(lake, need_artifact(lake, stage))
@@ -122,10 +121,7 @@ def load_swapper(
     report(f"swap: {choice.reason}")
     try:
         config, weights = base_weights(graph, model_id)
-        base = open_base(StageContext(lake, weights, choice.device, report), config)
-        swapper = Swapper.on_base(base, folder, device=choice.device)
-        for made, reason in swapper.choices.items():
-            report(f"{made}: {reason}")
+        swapper = open_swapper(StageContext(lake, weights, choice.device, report), config, folder)
         name = _checkpoint_name(folder)
         for warning in _warnings(lake, graph, settings, folder, given=checkpoint is not None):
             report(f"warning: {warning}")

@@ -276,8 +276,7 @@ SCRIPT = """
     sys.path.insert(0, sys.argv[2])
     from small_orchard import orchard
     from assets.stage import StageGraph
-    from assets.swap_base import open_base
-from assets.teacher import teacher_stage
+    from assets.teacher import teacher_stage
     from assets.together import train_together
     from assets.training import TrainingConfig
     from resources.lake.lake import Lake

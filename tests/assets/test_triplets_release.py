@@ -18,7 +18,9 @@ import assets.student
 from assets.artifacts import UpstreamPending, run_artifact
 from assets.checks.artifact_files import artifact_complete
 from assets.stage import ArtifactStage, Input, NoConfig, Row, RowOutcome, RowStage, StageContext, StageGraph
+from assets.student import student_stage
 from assets.swapping import TARGET
+from assets.training import TrainingConfig
 from assets.triplet_scores import SCORES
 from assets.triplets_release import TripletsReleaseConfig, released_triplets, triplets_release_stage
 from pipeline.execution import run_stages
@@ -212,8 +214,11 @@ def test_a_student_learns_from_exactly_the_released_triplets(
 ) -> None:
     shutil.copytree(smoke_lake.lake.uri, tmp_path / "lake")
     own = Lake.open(tmp_path / "lake")
-    student = profile("smoke").graph()["student"]
-    assert isinstance(student, ArtifactStage)
+    config = profile("smoke").graph()["student"].config
+    assert isinstance(config, TrainingConfig)
+    # a validation would hold triplets out
+    recipe = config.recipe.model_copy(update={"validation_interval": None})
+    student = student_stage(config.model_copy(update={"recipe": recipe}))
     context = StageContext(own, student.resolve_weights(), "cpu", lambda text: None)
     chosen = triplets_release_stage(TripletsReleaseConfig(train_size=3, seed=4))
     artifact = chosen.build(context, bytes(16))
