@@ -8,14 +8,13 @@ belong to the base (`constants.safetensors`) and are not stored per photograph.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import Literal
 
 import numpy as np
 import pyarrow as pa
 from pydantic import Field
 
-from assets.stage import Input, Row, RowModel, RowOutcome, RowStage, StageConfig, StageContext
+from assets.stage import Input, Row, RowOutcome, RowStage, StageConfig, StageContext
 from models.faces.network_sizes import BiSeNetConfig
 from models.faces.parsing import decode_codes
 from models.identity.network_sizes import EvaClipConfig, IdFormerConfig
@@ -78,41 +77,6 @@ def identity_pulid_stage(config: PulidConfig) -> RowStage:
         load=load,
         batch_size=BATCH_SIZE,
     )
-
-
-SOURCE_IDENTITY = "source_identity"
-"""Stage and column of unmasked sources' tokens, for swaps beside a training on masked ones."""
-
-
-def source_identity_stage(config: PulidConfig) -> RowStage:
-    """The stage `source_identity`: tokens of the unmasked photograph, which APPLE's scripts swap with."""
-    stage = identity_pulid_stage(config.model_copy(update={"source": "unmasked"}))
-
-    def load(context: StageContext) -> RowModel:
-        return _TokensAlone(stage.load(context))
-
-    tokens = Column(SOURCE_IDENTITY, stage.outputs[0].type, quantum=stage.outputs[0].quantum)
-    return replace(
-        stage,
-        name=SOURCE_IDENTITY,
-        description="PuLID's 32 identity tokens (float16) of the unmasked photograph, for swaps.",
-        outputs=(tokens,),
-        load=load,
-    )
-
-
-class _TokensAlone:
-    """The model of `identity_embedding`, of whose results the tokens alone are kept."""
-
-    def __init__(self, model: RowModel) -> None:
-        self.model = model
-
-    def __call__(self, rows: Sequence[Row]) -> list[RowOutcome]:
-        """One outcome per photo, in order."""
-        return [
-            outcome if isinstance(outcome, RowError) else {SOURCE_IDENTITY: outcome["identity_embedding"]}
-            for outcome in self.model(rows)
-        ]
 
 
 def swap_source_stage(stage: RowStage, *, masked: bool = False) -> RowStage:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from assets.aesthetics import aesthetics_stage
 from assets.aesthetics_clip import ClipAestheticsStageConfig, aesthetics_clip_stage
 from assets.identity_embedding import identity_embedding_stage
-from assets.identity_pulid import PulidConfig, identity_pulid_stage, source_identity_stage
+from assets.identity_pulid import PulidConfig, identity_pulid_stage
 from assets.identity_reference import IdentityReferenceConfig, identity_reference_stage
 from assets.identity_sface import identity_sface_stage
 from assets.iris import iris_stage
@@ -17,6 +17,7 @@ from assets.landmarks_reconstruction import ReconstructionConfig, landmarks_reco
 from assets.masks import masks_stage
 from assets.masks_networks import NetworkMasksConfig, masks_networks_stage
 from assets.release import ReleaseConfig
+from assets.source_identity import source_identity_stage
 from assets.stage import RowStage, StageGraph
 from assets.swap_base import BaseConfig, one_file_base
 from models.aesthetics.clip_aesthetics import TRAINING_THRESHOLD
