@@ -26,11 +26,11 @@ import numpy as np
 from assets.apple_export import write_file
 from assets.apple_layout import SCORES_FILE, scores_bytes, short_float
 from assets.batches import column_values
-from assets.condition import ConditionStageConfig, row_frame
+from assets.condition import DEFAULT_VIEW, ConditionStageConfig, RecipeView, row_frame
 from assets.plan_rows import TablePlan
 from assets.planner import Planner
 from assets.previews import tile_row
-from assets.stage import RowStage, StageGraph
+from assets.stage import StageGraph
 from assets.swapping import SOURCE, TARGET
 from assets.triplet_scores import SMALL_PICTURES
 from assets.triplets_release import released_triplets
@@ -101,6 +101,7 @@ def export_triplets(
     *,
     released: bool = False,
     any_names: bool = False,
+    view: RecipeView = DEFAULT_VIEW,
     on_triplet: Callable[[str], None] = lambda pair_id: None,
 ) -> TripletExport:
     """Write every triplet that is ok and fresh today and whose photographs may be used.
@@ -120,9 +121,9 @@ def export_triplets(
         LakeError: `root` holds something else; names that the loader refuses; no release where one is asked.
     """
     report, planner = TripletExport(), Planner(lake, graph)
-    stage = graph["condition"]
+    stage = graph[view.condition.condition]
     assert isinstance(stage.config, ConditionStageConfig)  # every profile's
-    chosen = _chosen(lake, planner, released, report)
+    chosen = _chosen(lake, planner, released, report, view)
     foreign = [pair for pair, item in chosen.items() if not item.original]
     report.foreign_names = len(foreign)
     if foreign and not any_names:
@@ -134,10 +135,10 @@ def export_triplets(
     _claim(root)
     scores: dict[str, float] = {}
     pairs = [("source", "target", "picture")]
-    table = planner.table("triplets")
+    table = planner.table(view.own("triplets"))
     wanted = [place for place, key in enumerate(table.keys) if key in chosen]
     for start in range(0, len(wanted), ROWS_AT_ONCE):
-        for row in _rows(lake, table, wanted[start : start + ROWS_AT_ONCE], graph):
+        for row in _rows(lake, table, wanted[start : start + ROWS_AT_ONCE], graph, view):
             on_triplet(row["pair_id"])
             scored, stem, _original = chosen[row["pair_id"]]
             # the grid first: a picture that stands has its grid beside it
@@ -158,15 +159,17 @@ def export_triplets(
     return report
 
 
-def _chosen(lake: Lake, planner: Planner, released: bool, report: TripletExport) -> dict[str, _Chosen]:
+def _chosen(
+    lake: Lake, planner: Planner, released: bool, report: TripletExport, view: RecipeView
+) -> dict[str, _Chosen]:
     """The triplets to write, by pair id, sorted; counts the others in the report."""
-    table = planner.table("triplets")
-    good = _fresh(table, "pseudo_triplets")
-    scored = _fresh(table, "triplet_scores") if "triplet_scores" in table.stages else np.zeros_like(good)
+    table, scores = planner.table(view.own("triplets")), view.own("triplet_scores")
+    good = _fresh(table, view.own("pseudo_triplets"))
+    scored = _fresh(table, scores) if scores in table.stages else np.zeros_like(good)
     ends = table.snapshot.scan(["pair_id", SOURCE, TARGET]).to_pylist()
     photographs = planner.snapshot("faces").scan(["image_id", "consent"])
     consents = dict(zip(photographs["image_id"].to_pylist(), photographs["consent"].to_pylist(), strict=True))
-    members = _members(lake) if released else None
+    members = _members(lake, view) if released else None
     chosen: dict[str, _Chosen] = {}
     for row in sorted(ends, key=lambda row: row["pair_id"]):
         place = table.index[row["pair_id"]]
@@ -186,8 +189,8 @@ def _fresh(table: TablePlan, stage: str) -> np.ndarray:
     return rows.ok & ~rows.waiting
 
 
-def _members(lake: Lake) -> set[str]:
-    artifact = lake.current_artifact("triplets_release")
+def _members(lake: Lake, view: RecipeView) -> set[str]:
+    artifact = lake.current_artifact(view.own("triplets_release"))
     if artifact is None:
         raise LakeError("there is no release of triplets yet; `orchard run triplets_release` makes it")
     return set(released_triplets(lake, artifact))
@@ -213,11 +216,12 @@ def _write(path: Path, data: bytes, report: TripletExport) -> None:
         report.unchanged += 1
 
 
-def _rows(lake: Lake, table: TablePlan, places: Sequence[int], graph: StageGraph) -> list[dict[str, Any]]:
+def _rows(
+    lake: Lake, table: TablePlan, places: Sequence[int], graph: StageGraph, view: RecipeView
+) -> list[dict[str, Any]]:
     """Triplets with their photographs' columns as `<end>.<column>`."""
     names = ["pair_id", SOURCE, TARGET, "swapped"]
-    scores = graph["triplet_scores"] if "triplet_scores" in graph.names else None
-    if isinstance(scores, RowStage):
+    if view.own("triplet_scores") in graph.names:
         names.append("swap_aesthetic_score")
     read = table.snapshot.read_table(table.row_ids[list(places)].tolist(), names)
     columns = [column_values(read[name]) for name in names]

@@ -5,7 +5,13 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 
-from assets.condition import OWN_CONDITION, ConditionNames, ConditionStageConfig, condition_stage
+from assets.condition import (
+    OWN_CONDITION,
+    ConditionNames,
+    ConditionStageConfig,
+    RecipeView,
+    condition_stage,
+)
 from assets.evaluation import EvaluationConfig, evaluation_stage
 from assets.latents import LatentsConfig, latents_stage
 from assets.pair_condition import pair_condition_config
@@ -55,6 +61,12 @@ class Parts:
                 return recipe
         names = ", ".join(recipe.name for recipe in self.recipes)
         raise KeyError(f"no recipe {name!r}; there are: {names}")
+
+    def view(self, name: str) -> RecipeView:
+        """How to find the things of the recipe of that name in a lake. KeyError as `recipe`."""
+        recipe, default = self.recipe(name), self.recipes[0]
+        own = None if recipe is default else name
+        return RecipeView(own, _names(recipe, default), recipe.landmarks == "source_shape")
 
 
 def build_graph(parts: Parts, names: Collection[str] = ()) -> StageGraph:

@@ -8,6 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
+from assets.condition import DEFAULT_VIEW, RecipeView
 from assets.stage import StageGraph
 from pipeline.profiles import DEFAULT_PROFILE, PROFILES, Profile, profile
 from pipeline.weights_gate import require_weights
@@ -37,6 +38,12 @@ ShardOption = Annotated[
 ]
 
 
+RecipeOption = Annotated[
+    str | None,
+    typer.Option("--recipe", help="Of this recipe, listed by `orchard recipes`; else of the default one."),
+]
+
+
 class UsageError(typer.BadParameter):
     """Something on the command line is wrong; printed without a traceback."""
 
@@ -51,6 +58,23 @@ def find_profile(name: str) -> Profile:
     if name not in PROFILES:
         raise UsageError(f"no profile {name!r}; there are: {', '.join(PROFILES)}")
     return profile(name)
+
+
+def find_view(profile_name: str, recipe: str | None) -> RecipeView:
+    """What to look at for `--recipe`; unknown names are refused with those there are."""
+    parts = find_profile(profile_name).parts()
+    try:
+        return DEFAULT_VIEW if recipe is None else parts.view(recipe)
+    except KeyError as error:
+        raise UsageError(str(error.args[0])) from error
+
+
+def require_started(graph: StageGraph, view: RecipeView) -> None:
+    """Refuse a recipe that does not live in the lake yet."""
+    if view.recipe is not None and view.recipe not in graph.recipes:
+        raise UsageError(
+            f"{view.recipe} was not started in this lake; `orchard run --recipe {view.recipe}` does it"
+        )
 
 
 def open_graph(lake: Lake, name: str, stages: list[str] | None = None) -> StageGraph:
@@ -99,14 +123,17 @@ __all__ = [
     "JsonOption",
     "LakeOption",
     "ProfileOption",
+    "RecipeOption",
     "ShardOption",
     "StagesArgument",
     "UsageError",
     "chosen_stages",
     "default_home",
     "find_profile",
+    "find_view",
     "open_graph",
     "open_lake",
     "print_json",
     "project_root",
+    "require_started",
 ]

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from pydantic import ValidationError
 
+from assets.condition import DEFAULT_VIEW, ConditionStageConfig, RecipeView
 from assets.photo_swaps.settings import SwapSettings
 from assets.stage import RowStage, StageContext, StageGraph
 from assets.swap_base import BaseConfig, open_swapper
@@ -37,9 +38,10 @@ class LoadedSwapper:
     model_id: str
 
 
-def swaps_config(graph: StageGraph) -> SwapsConfig:
-    """Base and sampling of the profile's stage `swaps`. Raises LakeError when it has none."""
-    config = graph["swaps"].config if "swaps" in graph.names else None
+def swaps_config(graph: StageGraph, view: RecipeView = DEFAULT_VIEW) -> SwapsConfig:
+    """Base and sampling of a recipe's stage `swaps`. Raises LakeError when the profile has none."""
+    name = view.own("swaps")
+    config = graph[name].config if name in graph.names else None
     if not isinstance(config, SwapsConfig):
         raise LakeError("this profile has no swaps stage")
     return config
@@ -95,6 +97,7 @@ def load_swapper(
     model_id: str | None,
     device: str,
     report: Callable[[str], None],
+    view: RecipeView = DEFAULT_VIEW,
 ) -> LoadedSwapper:
     """Load base and adapters; both are compared strictly with what they should hold.
 
@@ -105,6 +108,7 @@ def load_swapper(
         checkpoint: folder with `default.safetensors`, with or without our manifest.
         model_id: base instead of the profile's, see `base_weights`.
         device: as of `choose_device`.
+        view: the recipe whose checkpoint it is.
         report: receives the choice of device, and a warning where the checkpoint was trained for another
             condition than it is used with.
 
@@ -116,14 +120,14 @@ def load_swapper(
     from models.swap.lora_files import LoraMismatch
 
     stage = "teacher" if settings.sees_condition_image else "student"
-    folder = checkpoint or checkpoint_folder(lake, need_artifact(lake, stage))
+    folder = checkpoint or checkpoint_folder(lake, need_artifact(lake, view.own(stage)))
     choice = choose_device(device)
     report(f"swap: {choice.reason}")
     try:
         config, weights = base_weights(graph, model_id)
         swapper = open_swapper(StageContext(lake, weights, choice.device, report), config, folder)
         name = _checkpoint_name(folder)
-        for warning in _warnings(lake, graph, settings, folder, given=checkpoint is not None):
+        for warning in _warnings(graph, settings, folder, view, given=checkpoint is not None):
             report(f"warning: {warning}")
     except (BaseMismatch, LoraMismatch, CheckpointDamaged, FileNotFoundError, ValidationError) as error:
         raise LakeError(f"the checkpoint {folder} cannot be used: {error}") from error
@@ -155,10 +159,9 @@ def _checkpoint_name(folder: Path) -> str:
 
 
 def _warnings(
-    lake: Lake, graph: StageGraph, settings: SwapSettings, folder: Path, *, given: bool
+    graph: StageGraph, settings: SwapSettings, folder: Path, view: RecipeView, *, given: bool
 ) -> list[str]:
     """Where a checkpoint sees another condition than it was trained with, as far as anything tells."""
-    from assets.condition import ConditionStageConfig
     from models.swap.checkpoint import MANIFEST_NAME, load_checkpoint
 
     found = []
@@ -174,7 +177,9 @@ def _warnings(
                 f"{folder.name} was trained as a {trained}, on {seen[trained]}, and is used as a {used}, "
                 f"on {seen[used]}"
             )
-    config = graph["condition"].config
+    if view.shaped and settings.sees_condition_image:
+        found.append("landmarks are drawn in the target's own face shape; the recipe shows the source's")
+    config = graph[view.condition.condition].config
     if settings.condition_type is not None and isinstance(config, ConditionStageConfig):
         rendered = settings.recipe(config.image)
         if rendered != config.image:

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from assets.condition import ConditionStageConfig, row_frame
+from assets.condition import DEFAULT_VIEW, ConditionStageConfig, RecipeView, row_frame
 from assets.landmarks import FACE_AT
 from assets.latents import encode_pictures
 from assets.photo_swaps.annotation import CONDITION, IDENTITY, Annotator
@@ -53,6 +53,7 @@ class PhotoSwapper:
         loaded: base and adapters.
         settings: everything else that decides the pictures.
         grid: whether grids are drawn.
+        view: the recipe whose settings are meant.
 
     Raises:
         LakeError: the photograph of a wanted person cannot be used, or settings clash with the profile.
@@ -66,11 +67,12 @@ class PhotoSwapper:
         settings: SwapSettings,
         *,
         grid: bool = False,
+        view: RecipeView = DEFAULT_VIEW,
     ) -> None:
         self.annotator, self.loaded, self.settings, self.grid = annotator, loaded, settings, grid
         self.size = loaded.swapper.base.config.image_size
-        config, condition = swaps_config(graph), graph[CONDITION].config
-        swaps = graph["swaps"]
+        config, condition = swaps_config(graph, view), graph[view.condition.condition].config
+        swaps = graph[view.own("swaps")]
         assert isinstance(swaps, RowStage)  # `swaps_config` has looked
         self._batch = swaps.batch_size
         assert isinstance(condition, ConditionStageConfig)  # every profile's condition stage has it

@@ -10,6 +10,7 @@ import typer
 from assets.apple_export import export_apple
 from assets.apple_layout import LAYOUT_STAGES
 from assets.apple_triplets import export_triplets
+from assets.condition import RecipeView
 from models.faces.condition import ConditionRecipe
 from pipeline.options import (
     DEFAULT_LAKE,
@@ -17,10 +18,13 @@ from pipeline.options import (
     JsonOption,
     LakeOption,
     ProfileOption,
+    RecipeOption,
     UsageError,
+    find_view,
     open_graph,
     open_lake,
     print_json,
+    require_started,
 )
 
 PHOTOGRAPHS, TRIPLETS = "apple", "apple-triplets"
@@ -49,6 +53,7 @@ def export_command(
     any_names: Annotated[
         bool, typer.Option("--any-names", help="apple-triplets: also names that APPLE's loader refuses.")
     ] = False,
+    recipe: RecipeOption = None,
     lake: LakeOption = DEFAULT_LAKE,
     profile: ProfileOption = DEFAULT_PROFILE,
     json: JsonOption = False,
@@ -65,19 +70,20 @@ def export_command(
     if layout not in EXPORT_LAYOUTS:
         raise UsageError(f"no layout {layout!r} to export; there are: {', '.join(EXPORT_LAYOUTS)}")
     if layout == TRIPLETS:
-        _export_triplets(path, stage, released, any_names, lake, profile, json)
+        view = find_view(profile, recipe)
+        _export_triplets(path, stage, released, any_names, view, lake, profile, json)
         return
-    if released or any_names:
-        raise UsageError("--released and --any-names belong to --layout apple-triplets")
+    if released or any_names or recipe:
+        raise UsageError("--released, --any-names and --recipe belong to --layout apple-triplets")
     unknown = [name for name in stage or [] if name not in LAYOUT_STAGES]
     if unknown:
         raise UsageError(f"no files of {', '.join(unknown)}; there are: {', '.join(LAYOUT_STAGES)}")
     try:
-        recipe = ConditionRecipe.from_folder(condition)
+        drawn = ConditionRecipe.from_folder(condition)
     except ValueError as error:
         raise UsageError(str(error)) from error
     opened = open_lake(lake)
-    report = export_apple(opened, open_graph(opened, profile), path, stage or LAYOUT_STAGES, recipe)
+    report = export_apple(opened, open_graph(opened, profile), path, stage or LAYOUT_STAGES, drawn)
     if json:
         print_json(report.as_json())
         return
@@ -87,14 +93,21 @@ def export_command(
 
 
 def _export_triplets(
-    path: Path, stage: list[str] | None, released: bool, any_names: bool, lake: str, profile: str, json: bool
+    path: Path,
+    stage: list[str] | None,
+    released: bool,
+    any_names: bool,
+    view: RecipeView,
+    lake: str,
+    profile: str,
+    json: bool,
 ) -> None:
     if stage:
         raise UsageError("--stage belongs to --layout apple; triplets have no files of single stages")
     opened = open_lake(lake)
-    report = export_triplets(
-        opened, open_graph(opened, profile), path, released=released, any_names=any_names
-    )
+    graph = open_graph(opened, profile)
+    require_started(graph, view)
+    report = export_triplets(opened, graph, path, released=released, any_names=any_names, view=view)
     if json:
         print_json(report.as_json())
         return

@@ -13,11 +13,14 @@ from pipeline.options import (
     JsonOption,
     LakeOption,
     ProfileOption,
+    RecipeOption,
+    find_profile,
+    find_view,
     open_graph,
     open_lake,
     print_json,
+    require_started,
 )
-from pipeline.profiles import profile as find_profile
 from pipeline.report import ReportData, collect, write_report
 from resources.lake.lake import Lake
 
@@ -27,6 +30,7 @@ REPORT_NAME = "report.html"
 def report_command(
     lake: LakeOption = DEFAULT_LAKE,
     profile: ProfileOption = DEFAULT_PROFILE,
+    recipe: RecipeOption = None,
     out: Annotated[
         Path | None,
         typer.Option(
@@ -40,11 +44,17 @@ def report_command(
     It holds small copies of photographs, so show it only to whom you may show those. Parts that are not
     computed yet are named, and an unchanged lake gives the same bytes again.
     """
+    view = find_view(profile, recipe)
     opened = open_lake(lake)
     graph = open_graph(opened, profile)
-    data = collect(opened, graph, profile=profile, description=find_profile(profile).description)
+    require_started(graph, view)
+    description = find_profile(profile).description
+    if view.recipe is not None:
+        description += f" Recipe {view.recipe}."
+    data = collect(opened, graph, profile=profile, description=description, view=view)
     if out is None:
-        place, size = write_lake_report(opened, data)
+        name = REPORT_NAME if view.recipe is None else f"report-{view.recipe}.html"
+        place, size = write_lake_report(opened, data, name)
     else:
         path = out.expanduser().resolve()
         place, size = str(path), write_report(data, path)
@@ -56,9 +66,9 @@ def report_command(
         typer.echo(f"not in the lake yet: {', '.join(data.missing)}")
 
 
-def write_lake_report(lake: Lake, data: ReportData) -> tuple[str, int]:
-    """Write the page to the lake's own report.html; returns where that is and its bytes."""
-    path = lake.folder() / REPORT_NAME
+def write_lake_report(lake: Lake, data: ReportData, name: str = REPORT_NAME) -> tuple[str, int]:
+    """Write the page into the lake; returns where it is and its bytes."""
+    path = lake.folder() / name
     size = write_report(data, path)
     return f"{lake.uri}/{lake.publish(path)}", size
 

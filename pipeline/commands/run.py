@@ -21,6 +21,7 @@ from pipeline.options import (
     UsageError,
     chosen_stages,
     find_profile,
+    find_view,
     open_graph,
     open_lake,
     print_json,
@@ -100,10 +101,7 @@ def recipe_stages(lake: Lake, profile: str, recipe: str, stages: list[str] | Non
 
     Stages are named plainly: `teacher` is the recipe's teacher.
     """
-    known = [item.name for item in find_profile(profile).parts().recipes]
-    if recipe not in known:
-        raise UsageError(f"no recipe {recipe!r} in profile {profile}; there are: {', '.join(known)}")
-    own = None if recipe == known[0] else recipe
+    own = find_view(profile, recipe).recipe
     if own is not None and lake.add_recipe(own):
         typer.echo(f"{recipe} is started in {lake.uri}; it is planned and computed from now on", err=True)
     graph = find_profile(profile).graph([recipe])

@@ -37,11 +37,13 @@ from pipeline.options import (
     JsonOption,
     LakeOption,
     ProfileOption,
+    RecipeOption,
     UsageError,
+    find_profile,
+    find_view,
     open_lake,
     print_json,
 )
-from pipeline.profiles import PROFILES, profile
 from pipeline.weights_gate import require_weights
 
 
@@ -181,6 +183,7 @@ def swap_command(
     use_gaze: Annotated[
         bool, flag("--use_gaze", panel=APPLE, help="Refused: no published checkpoint has a gaze embedding.")
     ] = False,
+    recipe: RecipeOption = None,
     lake: LakeOption = DEFAULT_LAKE,
     profile: ProfileOption = DEFAULT_PROFILE,
     device: DeviceOption = "auto",
@@ -228,7 +231,8 @@ def swap_command(
     if settings.raw_frame and save_mask:
         raise UsageError("--save-mask: a raw frame is replaced as a whole and has no mask")
     opened = open_lake(lake)
-    graph = _graph(profile, model_id)
+    view = find_view(profile, recipe)
+    graph = _graph(profile, model_id, [] if view.recipe is None else [view.recipe])
     pairs, conditions = place.pairs(settings)
     _say(conditions)
     annotator = Annotator(opened, graph, masked_source=settings.masked_source, device=device, report=_say)
@@ -240,8 +244,9 @@ def swap_command(
         model_id=model_id,
         device=device,
         report=_say,
+        view=view,
     )
-    swapper = PhotoSwapper(annotator, graph, loaded, settings, grid=grid)
+    swapper = PhotoSwapper(annotator, graph, loaded, settings, grid=grid, view=view)
     if not many:
         written = out or Path("swap.png")
         mark, made = swap_one(swapper, pairs[0], written, consent.strip(), mask=save_mask)
@@ -267,11 +272,9 @@ def swap_command(
         raise typer.Exit(1)
 
 
-def _graph(name: str, model_id: str | None) -> StageGraph:
+def _graph(name: str, model_id: str | None, recipes: list[str]) -> StageGraph:
     """The profile's stages; model files are asked for as far as swapping needs them."""
-    if name not in PROFILES:
-        raise UsageError(f"no profile {name!r}; there are: {', '.join(PROFILES)}")
-    graph = profile(name).graph()
+    graph = find_profile(name).graph(recipes)
     roles = {role for stage in graph.needed_for([IDENTITY, CONDITION]).stages for role in stage.weights}
     if model_id is None:
         roles |= set(swaps_config(graph).base.roles)

@@ -10,7 +10,7 @@ from importlib.metadata import version as package_version
 from pathlib import Path
 from typing import Any
 
-from assets.condition import ConditionStageConfig
+from assets.condition import DEFAULT_VIEW, ConditionStageConfig, RecipeView
 from assets.curves import loss_curve
 from assets.evaluation import EvaluationConfig
 from assets.planner import Planner
@@ -24,6 +24,7 @@ from pipeline.report.wording import METHODS, METRICS, in_order, method, metric
 from resources.lake.consent import GENERATIVE_CONSENTS, Consent
 from resources.lake.errors import LakeError
 from resources.lake.lake import Artifact, Lake
+from resources.lake.recipes import base_name
 from resources.lake.schema import FACES_STAGE
 from resources.photos.marking import DIGITAL_SOURCE_TYPE
 from resources.photos.reasons import Reason
@@ -34,20 +35,27 @@ MANIFEST_NAME = "manifest.json"
 PHOTOGRAPHS = "Photographs as they were ingested, upright."
 
 
-def collect(lake: Lake, graph: StageGraph, *, profile: str, description: str = "") -> report.ReportData:
-    """Everything that a report of this lake shows; parts that are not made yet are empty or None.
+def collect(
+    lake: Lake,
+    graph: StageGraph,
+    *,
+    profile: str,
+    description: str = "",
+    view: RecipeView = DEFAULT_VIEW,
+) -> report.ReportData:
+    """Everything that a report of one recipe shows; parts that are not made yet are empty or None.
 
     `graph` is the profile's, its columns made ready in the lake (`graph.prepare`); `profile` and
     `description` are its name and one line about it.
     """
     planner = Planner(lake, graph)
-    config = graph["condition"].config
+    config = graph[view.condition.condition].config
     if not isinstance(config, ConditionStageConfig):
         raise TypeError(f"the stage condition is configured by a {type(config).__name__}")
     status = stage_status(lake, graph)
     consents = Counter(planner.snapshot("faces").scan(["consent"])["consent"].to_pylist())
-    rows, pairs = swap_rows(planner, config)
-    triplets = lake.current_artifact("triplets_release")
+    rows, pairs = swap_rows(planner, config, view)
+    triplets = lake.current_artifact(view.own("triplets_release"))
     return report.ReportData(
         lake=lake.uri.rstrip("/").rsplit("/", 1)[-1],
         profile=profile,
@@ -62,14 +70,14 @@ def collect(lake: Lake, graph: StageGraph, *, profile: str, description: str = "
         stages_without_picture=tuple(
             stage.name for stage in graph.row_stages("faces") if stage.preview is None
         ),
-        release=_release(planner),
+        release=_release(planner, view),
         triplets=int(triplets.metadata["triplets"]) if triplets else None,
         checkpoints=tuple(
             _checkpoint(planner, artifact)
             for name in ("teacher", "student")
-            if (artifact := lake.current_artifact(name)) is not None
+            if (artifact := lake.current_artifact(view.own(name))) is not None
         ),
-        evaluation=_evaluation(planner),
+        evaluation=_evaluation(planner, view),
         swaps=rows,
         swap_pairs=pairs,
         digital_source_type=DIGITAL_SOURCE_TYPE,
@@ -83,7 +91,7 @@ def _stage_line(graph: StageGraph, name: str, line: Mapping[str, Any]) -> report
         stage = graph[name]
         description = _plain(stage.description)
         unit = (
-            {"faces": "photographs", "triplets": "triplets", "swaps": "swaps"}[stage.table]
+            {"faces": "photographs", "triplets": "triplets", "swaps": "swaps"}[base_name(stage.table)]
             if (isinstance(stage, RowStage))
             else "result"
         )
@@ -131,8 +139,8 @@ def _plain(description: str) -> str:
     return description.replace("`", "")
 
 
-def _release(planner: Planner) -> report.Release | None:
-    artifact = planner.lake.current_artifact("release")
+def _release(planner: Planner, view: RecipeView) -> report.Release | None:
+    artifact = planner.lake.current_artifact(view.own("release"))
     if artifact is None:
         return None
     meta = artifact.metadata
@@ -149,7 +157,7 @@ def _release(planner: Planner) -> report.Release | None:
             ("triplet pairs drawn", str(meta["triplets"])),
             ("swap pairs", str(meta["swap_pairs"])),
         ),
-        outdated=_outdated(planner, "release"),
+        outdated=_outdated(planner, artifact.stage),
     )
 
 
@@ -195,11 +203,13 @@ def _checkpoint(planner: Planner, artifact: Artifact) -> report.Checkpoint:
     else:
         note = "Its folder is gone from the lake. "
     if _kept(planner.lake, meta["losses"]) is not None:
-        curve = report.Picture(loss_curve(planner.lake, artifact), f"training loss of the {artifact.stage}")
+        curve = report.Picture(
+            loss_curve(planner.lake, artifact), f"training loss of the {base_name(artifact.stage)}"
+        )
     else:
         note += "The record of its losses is gone from the lake."
     return report.Checkpoint(
-        stage=artifact.stage,
+        stage=base_name(artifact.stage),
         model_id=meta["model_id"],
         base_sha256=base_sha256,
         facts=tuple(facts),
@@ -209,8 +219,8 @@ def _checkpoint(planner: Planner, artifact: Artifact) -> report.Checkpoint:
     )
 
 
-def _evaluation(planner: Planner) -> report.Evaluation | None:
-    artifact = planner.lake.current_artifact("evaluation")
+def _evaluation(planner: Planner, view: RecipeView) -> report.Evaluation | None:
+    artifact = planner.lake.current_artifact(view.own("evaluation"))
     if artifact is None:
         return None
     digest = artifact.digest.hex()
@@ -223,7 +233,7 @@ def _evaluation(planner: Planner) -> report.Evaluation | None:
     }
     methods = in_order({key for key, _ in cells}, METHODS)
     metrics = in_order({key for _, key in cells}, METRICS)
-    config = planner.graph["evaluation"].config
+    config = planner.graph[artifact.stage].config
     judge = config.embedder if isinstance(config, EvaluationConfig) else ""
     return report.Evaluation(
         digest=digest,
@@ -232,7 +242,7 @@ def _evaluation(planner: Planner) -> report.Evaluation | None:
             report.MetricRow(method(row), tuple(cells.get((row, column)) for column in metrics))
             for row in methods
         ),
-        outdated=_outdated(planner, "evaluation"),
+        outdated=_outdated(planner, artifact.stage),
         judge_is_not_independent=judge in planner.graph["identity_embedding"].weights,
     )
 

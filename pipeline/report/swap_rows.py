@@ -10,7 +10,7 @@ from typing import Any
 import cv2
 import numpy as np
 
-from assets.condition import ConditionStageConfig, row_frame
+from assets.condition import ConditionNames, ConditionStageConfig, RecipeView, row_frame
 from assets.planner import Planner
 from assets.previews import encode_png, letterbox
 from assets.release import METHODS
@@ -30,7 +30,7 @@ PHOTO_SIDE = 128
 PIXELATED_BELOW = 128
 """Pictures with a side below this are enlarged without smoothing, px."""
 
-ANNOTATION = ("parsing", "visible_face", "landmarks_68", "iris_10", "condition_sha256")
+ANNOTATION = ("parsing", "visible_face", "landmarks_68", "iris_10")
 
 
 @dataclass(frozen=True)
@@ -43,24 +43,26 @@ class Pair:
     rows: Mapping[str, int]
 
 
-def swap_rows(planner: Planner, config: ConditionStageConfig) -> tuple[tuple[SwapRow, ...], int]:
+def swap_rows(
+    planner: Planner, config: ConditionStageConfig, view: RecipeView
+) -> tuple[tuple[SwapRow, ...], int]:
     """The first pairs by name, at most `PAIRS_SHOWN`, and how many there are. Nothing is hand-picked.
 
     `config` says at which size and how condition images are rendered.
     """
-    stage = planner.graph["swaps"]
+    stage = planner.graph[view.own("swaps")]
     if not isinstance(stage, RowStage):
         raise TypeError("swaps is not a row stage")
-    pairs = _pairs(planner)
+    pairs = _pairs(planner, stage.table)
     shown = pairs[:PAIRS_SHOWN]
-    photos = _photographs(planner, shown)
+    photos = _photographs(planner, shown, view.condition)
     truths = _truths(planner.lake, shown)
     swaps = _swap_tiles(planner, stage, shown, config.size)
     rows = []
     for pair in shown:
         tiles = [
             _source_tile(photos.get(pair.source_id)),
-            *_target_tiles(planner, config, pair.target_id, photos.get(pair.target_id)),
+            *_target_tiles(planner, config, view, pair.target_id, photos.get(pair.target_id)),
             *swaps[pair.pair_id],
             _truth_tile(truths.get(pair.pair_id), config.size),
         ]
@@ -68,12 +70,12 @@ def swap_rows(planner: Planner, config: ConditionStageConfig) -> tuple[tuple[Swa
     return tuple(rows), len(pairs)
 
 
-def _pairs(planner: Planner) -> list[Pair]:
+def _pairs(planner: Planner, table: str) -> list[Pair]:
     """All pairs of the swap table, by name."""
     names = ["pair_id", "source_image_id", "target_image_id", "method"]
-    index = planner.table("swaps").index
+    index = planner.table(table).index
     methods: dict[str, list[dict[str, str]]] = {}
-    for row in planner.snapshot("swaps").scan(names).select(names).to_pylist():
+    for row in planner.snapshot(table).scan(names).select(names).to_pylist():
         methods.setdefault(row["pair_id"].removesuffix(f"__{row['method']}"), []).append(row)
     return [
         Pair(
@@ -86,9 +88,9 @@ def _pairs(planner: Planner) -> list[Pair]:
     ]
 
 
-def _photographs(planner: Planner, pairs: list[Pair]) -> dict[str, dict[str, Any]]:
+def _photographs(planner: Planner, pairs: list[Pair], condition: ConditionNames) -> dict[str, dict[str, Any]]:
     snapshot = planner.snapshot("faces")
-    names = [name for name in ("image", *ANNOTATION) if name in snapshot.columns]
+    names = [name for name in ("image", *ANNOTATION, condition.sha256) if name in snapshot.columns]
     ids = {pair.source_id for pair in pairs} | {pair.target_id for pair in pairs}
     photos = snapshot.find(sorted(ids), names)
     for row in photos.values():
@@ -120,14 +122,18 @@ def _source_tile(photo: Mapping[str, Any] | None) -> SwapTile:
 
 
 def _target_tiles(
-    planner: Planner, config: ConditionStageConfig, target_id: str, photo: Mapping[str, Any] | None
+    planner: Planner,
+    config: ConditionStageConfig,
+    view: RecipeView,
+    target_id: str,
+    photo: Mapping[str, Any] | None,
 ) -> list[SwapTile]:
     """Target and condition as the model sees them: resized to its square."""
     if photo is None or isinstance(photo["image"], str):
         words = photo["image"] if photo else "photograph gone"
         return [SwapTile("target", None, words), SwapTile("condition", None, "no photograph")]
     faces = planner.table("faces")
-    if not faces.stages["condition"].ok[faces.index[target_id]]:
+    if not faces.stages[view.condition.condition].ok[faces.index[target_id]]:
         # masks and points of another photograph would be drawn over this one
         square = cv2.resize(photo["image"], (config.size, config.size), interpolation=cv2.INTER_AREA)
         target = _picture(square, f"target at {config.size} px")
@@ -136,7 +142,7 @@ def _target_tiles(
     frame = row_frame({**photo, **points}, config.size)
     condition = frame_condition(frame, config.image)
     # a digest that differs says that the drawing code changed without a new code version of its stage
-    recorded = hashlib.sha256(condition.tobytes()).hexdigest() == photo["condition_sha256"]
+    recorded = hashlib.sha256(condition.tobytes()).hexdigest() == photo[view.condition.sha256]
     return [
         SwapTile("target", _picture(frame.image, f"target at {config.size} px")),
         SwapTile(
@@ -159,7 +165,7 @@ def _truth_tile(data: bytes | None, size: int) -> SwapTile:
 
 def _swap_tiles(planner: Planner, stage: RowStage, pairs: list[Pair], size: int) -> dict[str, list[SwapTile]]:
     """Tiles of every method by pair id. The stored bytes go into the page as they are, mark included."""
-    table = planner.table("swaps")
+    table = planner.table(stage.table)
     state = table.stages[stage.name]
     computed, outdated = ~state.pending & ~state.quarantined, state.stale | state.waiting
     positions = [place for pair in pairs for place in pair.rows.values() if computed[place]]

@@ -7,11 +7,13 @@ from pathlib import Path
 from typing import Any
 
 import dagster as dg
+import numpy as np
 import pytest
 from typer.testing import CliRunner
 
 from assets.dagster_assets import SHARDS, asset_partitions, build_assets, register_partitions
 from assets.planner import Planner
+from assets.training import TrainingConfig
 from pipeline import cli
 from pipeline.automation.launching import stale_launches
 from pipeline.dagster_sync import report_versions
@@ -21,7 +23,9 @@ from pipeline.recipes import condition_label
 from resources.lake.errors import LakeError
 from resources.lake.forget import forget
 from resources.lake.resource import LakeResource
+from resources.photos.decoding import decode_upright
 
+COLUMNS = ["pair_id", "swapped"]
 OWN = ("release", "teacher", "pseudo_triplets", "triplet_scores", "triplets_release")
 OWN += ("student", "swaps", "evaluation")
 
@@ -118,6 +122,52 @@ def test_a_recipe_is_a_partition_in_dagster(two_recipes: Any, tmp_path: Path) ->
             assert not made_now.value, "nothing was stale"
 
 
+def test_reports_exports_and_swaps_are_of_the_recipe_that_is_named(two_recipes: Any, tmp_path: Path) -> None:
+    lake = two_recipes[0]
+    models = {}
+    for recipe in ("baseline", "inpainting"):
+        told = orchard("report", "--recipe", recipe, lake=lake)
+        models[recipe] = told["models"]
+        assert told["missing"] == []
+        assert told["swap_pairs_shown"] == 4
+    for name in ("teacher", "student"):
+        artifact = lake.current_artifact(f"{name}@inpainting")
+        assert models["inpainting"][name] == artifact.metadata["model_id"] != models["baseline"][name]
+    assert {path.name for path in Path(lake.uri).glob("*.html")} == {"report.html", "report-inpainting.html"}
+
+    layout = ["--layout", "apple-triplets", "--any-names"]
+    orchard("export", str(tmp_path / "own"), *layout, "--recipe", "inpainting", lake=lake)
+    rows = lake.table("triplets@inpainting").snapshot().scan(["swapped"]).to_pylist()
+    written = {path.read_bytes() for path in (tmp_path / "own").glob("*.png")}
+    assert written == {row["swapped"] for row in rows}
+
+    photos = sorted((Path(lake.uri).parent / "world" / "photos").glob("*/*"))
+    arguments = ["swap", str(photos[0]), str(photos[-1]), "--consent", "synthetic", "--raw-frame"]
+    for recipe, made in models.items():
+        out = tmp_path / f"{recipe}.png"
+        told = orchard(*arguments, "-o", str(out), "--recipe", recipe, "--method", "teacher", lake=lake)
+        assert told["model_id"] == made["teacher"]
+
+
+def test_the_source_shape_changes_what_the_teacher_sees(two_recipes: Any) -> None:
+    lake = two_recipes[0]
+    stages = ("release", "teacher", "pseudo_triplets")
+    done = orchard("run", *stages, "--recipe", "source_shape", lake=lake)
+    assert done["computed_rows"] == {
+        f"{name}@source_shape": 6 if name == stages[-1] else 1 for name in stages
+    }
+    pictures = {
+        table: {
+            row["pair_id"]: row["swapped"] for row in lake.table(table).snapshot().scan(COLUMNS).to_pylist()
+        }
+        for table in ("triplets", "triplets@source_shape")
+    }
+    own, shaped = pictures.values()
+    assert own.keys() == shaped.keys()
+    differing = sum(np.any(decode_upright(own[key]) != decode_upright(shaped[key])) for key in own)
+    assert differing == len(own)
+
+
 def test_a_partition_of_a_recipe_that_was_never_started_is_refused(two_recipes: Any) -> None:
     graph = profile("smoke").graph_of(two_recipes[0])
     with pytest.raises(KeyError, match="pseudo_triplets@blur"):
@@ -151,6 +201,24 @@ def test_unknown_recipes_are_refused_with_the_names_there_are(smoke_lake: Any) -
         profile("smoke").graph(["outpainting"])
     with pytest.raises(LakeError, match="cannot name a recipe"):
         smoke_lake.lake.add_recipe("a@b")
+
+
+@pytest.mark.parametrize("name", PROFILES)
+def test_every_recipe_of_a_profile_fits_its_annotation(name: str) -> None:
+    parts = PROFILES[name].parts()
+    graph = PROFILES[name].graph([recipe.name for recipe in parts.recipes])
+    shaped = graph["swaps@source_shape"]
+    read = {(item.stage, item.via) for item in shaped.inputs}
+    assert {("landmarks", "source_image_id"), ("landmarks", "target_image_id")} <= read
+    assert ("landmarks", "source_image_id") not in {(i.stage, i.via) for i in graph["swaps"].inputs}
+    identity = "source_identity" if name == "flux-krea" else "identity_embedding"
+    assert (identity, "source_image_id") in read
+    student = graph["student"].config
+    assert isinstance(student, TrainingConfig)
+    assert student.recipe.needs_identity_network == (name != "flux-schnell")
+    needed = {item.stage for item in graph["release@inpainting"].inputs}
+    assert "latents_mask" in needed
+    assert ("identity_reference" in needed) == (name == "flux-krea")
 
 
 @pytest.mark.parametrize("name", PROFILES)
