@@ -48,11 +48,13 @@ $(VENV)/.test: pyproject.toml requirements.lock tools/install.sh
 	./tools/install.sh "$(PYTHON)" "$(VENV)" "$(EXTRAS_TEST)"
 	@touch $(VENV)/.run $@
 
-bench: $(VENV)/.test  ## Measure planning and refresh at 1.5 million rows, storage, annotation; best alone (20 minutes)
+bench: $(VENV)/.test  ## Measure planning and refresh at 1.5 million rows, storage, annotation, training, triplets; best alone (25 minutes)
 	$(BIN)/python -m benches.planning
 	$(BIN)/python -m benches.refresh
 	$(BIN)/python -m benches.storage
 	$(BIN)/python -m benches.annotate
+	$(BIN)/python -m benches.train_step
+	$(BIN)/python -m benches.triplets
 
 lock:  ## Resolve every extra anew and write requirements.lock
 	./tools/lock.sh "$(PYTHON)"
