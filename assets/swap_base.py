@@ -9,11 +9,12 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pydantic import Field
+from pydantic import Field, ValidationError
 
 from assets.stage import StageConfig, StageContext
 from assets.training_rows import need_artifact
@@ -25,10 +26,12 @@ from resources.lake.lake import Artifact, Lake
 if TYPE_CHECKING:  # torch loads seconds later, when a base is opened
     from models.swap.base import SwapBase
     from models.swap.codec import LatentCodec
+    from models.swap.execution_config import ExecutionConfig
     from models.swap.swapper import Swapper
     from models.swap.text import StoredPrompts
 
 PROMPTS_STAGE = "prompt_embeddings"
+EXECUTION = {"attention": "ORCHARD_ATTENTION", "condition_cache": "ORCHARD_CONDITION_CACHE"}
 PROMPTS_FILE = "prompts.safetensors"
 
 
@@ -71,6 +74,21 @@ def one_file_base(role: str, model: SwapModelConfig) -> BaseConfig:
     return BaseConfig(transformer=role, codec=role, text=role, model=model)
 
 
+def execution_settings() -> ExecutionConfig:
+    """How this process runs the base: ORCHARD_ATTENTION and ORCHARD_CONDITION_CACHE, each `auto` unless set.
+
+    They are of the machine, not of the result: no fingerprint knows them. Raises LakeError for another value.
+    """
+    from models.swap.execution_config import ExecutionConfig
+
+    values = {name: os.environ[variable] for name, variable in EXECUTION.items() if os.environ.get(variable)}
+    try:
+        return ExecutionConfig.model_validate(values)
+    except ValidationError as error:
+        told = "; ".join(f"{EXECUTION[str(item['loc'][0])]}: {item['msg']}" for item in error.errors())
+        raise LakeError(told) from error
+
+
 def open_swapper(context: StageContext, config: BaseConfig, checkpoint: Path) -> Swapper:
     """The base with a checkpoint's adapters, ready to swap; what was chosen automatically is reported.
 
@@ -78,7 +96,8 @@ def open_swapper(context: StageContext, config: BaseConfig, checkpoint: Path) ->
     """
     from models.swap.swapper import Swapper
 
-    swapper = Swapper.on_base(open_base(context, config), checkpoint, device=context.device)
+    base, execution = open_base(context, config), execution_settings()
+    swapper = Swapper.on_base(base, checkpoint, device=context.device, execution=execution)
     for name, reason in swapper.choices.items():
         context.report(f"{name}: {reason}")
     return swapper

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from pydantic import Field
 
 from assets.stage import StageConfig, StageContext
-from assets.swap_base import BaseConfig
+from assets.swap_base import BaseConfig, execution_settings
 from models.identity.loss_networks import FaceEncoderConfig
 from models.swap.sampling_config import SamplingConfig
 from models.swap.training_recipe import TrainingRecipe
@@ -100,6 +100,8 @@ def train_checkpoint(
     wait_for_all()
     if hint := unused_gpus(context, stage):
         context.report(hint)
+    attention = base.model.use_attention(execution_settings().attention)
+    context.report(f"attention: {attention.backend}: {attention.reason}")
     digests = {name: parent.digest.hex() for name, parent in parents.items()}
     with _Follower(context, config.recipe, stage, run, writes=is_main()) as follower:
         result = train(

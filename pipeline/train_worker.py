@@ -17,7 +17,7 @@ import sys
 
 from assets.stage import ArtifactStage
 from assets.together import train_together
-from pipeline.options import DEFAULT_LAKE, DEFAULT_PROFILE, UsageError, open_graph, open_lake
+from pipeline.options import DEFAULT_LAKE, DEFAULT_PROFILE, UsageError, find_view, open_graph, open_lake
 from resources.lake.errors import LakeError
 
 TRAINED = ("teacher", "student")
@@ -30,13 +30,14 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--lake", default=os.environ.get("ORCHARD_LAKE", DEFAULT_LAKE))
     parser.add_argument("--profile", default=os.environ.get("ORCHARD_PROFILE", DEFAULT_PROFILE))
     parser.add_argument("--stage", required=True, choices=TRAINED)
+    parser.add_argument("--recipe", help="of this recipe, which lives in the lake; else of the default one")
     parser.add_argument("--device", default="auto", choices=("auto", "cpu", "cuda"))
     parser.add_argument("--force", action="store_true", help="train even where nothing is stale")
     chosen = parser.parse_args(argv)
     try:
-        lake = open_lake(chosen.lake)
-        graph = open_graph(lake, chosen.profile, [chosen.stage])
-        stage = graph[chosen.stage]
+        lake, name = open_lake(chosen.lake), find_view(chosen.profile, chosen.recipe).own(chosen.stage)
+        graph = open_graph(lake, chosen.profile, [name])
+        stage = graph[name]
         assert isinstance(stage, ArtifactStage)  # both that can be chosen are
         result = train_together(lake, graph, stage, device=chosen.device, force=chosen.force)
     except (LakeError, UsageError) as error:
@@ -44,7 +45,7 @@ def main(argv: list[str] | None = None) -> int:
         return 1
     if result is not None:
         made = "made" if result.made else "fresh already, nothing was computed:"
-        print(f"{chosen.stage} {made} {result.artifact.location} in {result.seconds:.1f} s")
+        print(f"{name} {made} {result.artifact.location} in {result.seconds:.1f} s")
     return 0
 
 

@@ -17,7 +17,14 @@ from assets.checks.artifact_files import artifact_complete
 from assets.planner import Planner
 from assets.prompt_embeddings import prompt_embeddings_config, prompt_embeddings_stage
 from assets.stage import StageContext, StageGraph
-from assets.swap_base import PROMPTS_FILE, BaseConfig, open_base, open_codec, read_prompt_artifact
+from assets.swap_base import (
+    PROMPTS_FILE,
+    BaseConfig,
+    execution_settings,
+    open_base,
+    open_codec,
+    read_prompt_artifact,
+)
 from pipeline.profiles import PROFILES
 from resources.lake.errors import LakeError
 from resources.lake.lake import Lake
@@ -232,3 +239,13 @@ def test_changed_prompts_make_what_is_made_with_them_stale(
     other = changed(graph, "prompt_embeddings", config=config)
     assert Planner(lake, other).artifact("prompt_embeddings").why == ("config",)
     assert Planner(lake, other).artifact("teacher").waiting
+
+
+def test_how_the_base_runs_is_the_machines_business(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert execution_settings().attention == "auto"
+    monkeypatch.setenv("ORCHARD_ATTENTION", "math")
+    monkeypatch.setenv("ORCHARD_CONDITION_CACHE", "off")
+    assert execution_settings().model_dump() == {"attention": "math", "condition_cache": "off"}
+    monkeypatch.setenv("ORCHARD_ATTENTION", "fast")
+    with pytest.raises(LakeError, match="ORCHARD_ATTENTION: Input should be 'auto'"):
+        execution_settings()
