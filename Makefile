@@ -22,7 +22,7 @@ demo: $(VENV)/.run  ## Install, render a small world, run the whole DAG on the C
 
 test: $(VENV)/.test  ## Install and run every check: format, lint, types, layers, tests
 	$(MAKE) --no-print-directory lint
-	$(BIN)/python -m pytest -n logical --maxprocesses 4 --dist loadscope --no-loadscope-reorder
+	$(BIN)/python -m pytest -n auto --dist loadscope --no-loadscope-reorder
 
 lint: $(VENV)/.test  ## Format, lint, types, import layers
 	$(BIN)/ruff format --check .

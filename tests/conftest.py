@@ -31,10 +31,17 @@ from resources.photos.reasons import Reason
 FIRST = ("end_to_end", "crash", "swap")
 """Folders whose tests take longest: with several workers these start first."""
 
+MOST_WORKERS = 4
+
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Longest first."""
     items.sort(key=lambda item: [item.path.parent.name != folder for folder in FIRST])
+
+
+def pytest_xdist_auto_num_workers() -> int:
+    """One worker more than there are cores: the end-to-end tests wait for a daemon much of their time."""
+    return min((os.cpu_count() or 1) + 1, MOST_WORKERS)
 
 
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> TogetherScheduling:

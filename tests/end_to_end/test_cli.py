@@ -21,8 +21,8 @@ from resources.photos.marking import DIGITAL_SOURCE_TYPE, read_mark
 ROW_STAGES = ("landmarks", "iris", "masks", "aesthetics", "identity_embedding", "condition", "latents")
 STAGES = (
     *ROW_STAGES,
-    "release",
     "prompt_embeddings",
+    "release",
     "teacher",
     "pseudo_triplets",
     "triplet_scores",
