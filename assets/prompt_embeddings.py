@@ -135,7 +135,7 @@ def _encoded(context: StageContext, config: PromptEmbeddingsConfig, folder: Path
 
 
 def _stored(path: Path) -> StoredPrompts:
-    from models.swap.base import stored_prompts
+    from models.swap.one_file import stored_prompts
 
     return stored_prompts(path)
 

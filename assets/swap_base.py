@@ -106,14 +106,14 @@ def open_swapper(context: StageContext, config: BaseConfig, checkpoint: Path) ->
 def open_codec(context: StageContext, source: CodecSource) -> LatentCodec:
     """Load the codec alone: no transformer, no prompts.
 
-    Raises models.swap.diffusers_folders.BaseMismatch if it is not the one that the config describes.
+    Raises models.swap.mismatch.BaseMismatch if it is not the one that the config describes.
     """
     path = context.weight(source.weights)
     if path.is_dir():
         from models.swap.flux_base import load_flux_codec
 
         return load_flux_codec(path, source.codec, source.precision, device=context.device)
-    from models.swap.base import load_patch_codec
+    from models.swap.one_file import load_patch_codec
 
     return load_patch_codec(path, device=context.device)
 
@@ -123,7 +123,7 @@ def open_base(context: StageContext, config: BaseConfig) -> SwapBase:
 
     Raises:
         LakeError: the prompts were not computed yet, or their file is not the one that was registered.
-        models.swap.diffusers_folders.BaseMismatch: files do not fit the config; names them.
+        models.swap.mismatch.BaseMismatch: files do not fit the config; names them.
     """
     prompts, digest = read_prompt_artifact(context.lake)
     name = base_sha256(context, config, digest)

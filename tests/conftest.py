@@ -32,6 +32,9 @@ from resources.photos.reasons import Reason
 FIRST = ("end_to_end", "crash", "swap")
 """Folders whose tests take longest: with several workers these start first."""
 
+WITH_SERVER = ("test_daemon", "test_dg", "test_refresh", "test_ui")
+"""End-to-end files that share one server and one lake."""
+
 MOST_WORKERS = 4
 
 
@@ -51,11 +54,11 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> TogetherSche
 
 
 class TogetherScheduling(LoadScopeScheduling):
-    """Tests of a file stay together, for they share fixtures; all end-to-end tests share a server."""
+    """Tests of a file stay together, for they share fixtures; those of UI and daemon share a server."""
 
     def _split_scope(self, nodeid: str) -> str:
         file = nodeid.partition("::")[0]
-        return FIRST[0] if f"/{FIRST[0]}/" in file else file
+        return FIRST[0] if Path(file).stem in WITH_SERVER else file
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -13,6 +13,7 @@ if command -v uv >/dev/null 2>&1; then
 else
   echo "installing with pip (uv would be faster)"
   [ -x "$venv/bin/python" ] || "$python" -m venv "$venv"
-  "$venv/bin/python" -m pip install --quiet --disable-pip-version-check \
+  # modules are compiled when they are first imported: compiling all of them takes a minute more
+  "$venv/bin/python" -m pip install --quiet --no-compile --disable-pip-version-check \
     --constraint requirements.lock --editable ".[$extras]"
 fi

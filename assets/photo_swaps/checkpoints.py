@@ -116,8 +116,8 @@ def load_swapper(
         LakeError: there is no checkpoint, or it does not fit the base.
     """
     from models.swap.checkpoint import CheckpointDamaged
-    from models.swap.diffusers_folders import BaseMismatch
     from models.swap.lora_files import LoraMismatch
+    from models.swap.mismatch import BaseMismatch
 
     stage = "teacher" if settings.sees_condition_image else "student"
     folder = checkpoint or checkpoint_folder(lake, need_artifact(lake, view.own(stage)))

@@ -1,4 +1,4 @@
-"""A base, and our own one-file form of it. FLUX's folders are read by `models.swap.flux_base`."""
+"""A base, and our own one-file form of it; FLUX's folders are read by `models.swap.flux_base`."""
 
 from __future__ import annotations
 
@@ -8,20 +8,16 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from models.swap.checkpoint import file_sha256
 from models.swap.codec import LatentCodec, PatchCodec
 from models.swap.config import SwapModelConfig
-from models.swap.diffusers_folders import BaseMismatch, compare
+from models.swap.mismatch import BaseMismatch, compare
+from models.swap.one_file import FORMAT, METADATA_KEY, load_parts, stored_config
 from models.swap.text import StoredPrompts
 from models.swap.transformer import SwapTransformer
-
-FORMAT = "orchard-swap-base-1"
-METADATA_KEY = "orchard"
-
 
 OPEN_FIELDS = frozenset({"name", "condition", "lora"})
 """Of a model's config: what is trained on a base decides these, not the base's weights."""
@@ -79,7 +75,7 @@ def load_base(
         FileNotFoundError: there is no such file.
         BaseMismatch: it is no base, or missing, unexpected or wrongly shaped tensors are named.
     """
-    stored = _stored_config(path)
+    stored = stored_config(path)
     if config is not None:
         ours, theirs = (item.model_dump(exclude=set(OPEN_FIELDS)) for item in (config, stored))
         if differing := [name for name in ours if ours[name] != theirs[name]]:
@@ -87,30 +83,12 @@ def load_base(
     config = config or stored
     model, codec = SwapTransformer(config), PatchCodec(config.codec)
     tensors = {name: value.float() for name, value in load_file(path).items()}
-    _load_parts({"model": model, "codec": codec}, tensors, path)
+    load_parts({"model": model, "codec": codec}, tensors, path)
     if prompts is not None:
         set_prompts(model, prompts)
     model.requires_grad_(False).eval().to(device)
     codec.eval().to(device)
     return SwapBase(model, codec, config, file_sha256(path))
-
-
-def load_patch_codec(path: Path, *, device: str = "cpu") -> PatchCodec:
-    """Load nothing but the codec of a file of `save_base`. Raises as `load_base` does."""
-    codec = PatchCodec(_stored_config(path).codec)
-    with safe_open(path, framework="pt") as file:
-        names = [name for name in file.keys() if name.startswith("codec.")]  # noqa: SIM118
-        tensors = {name: file.get_tensor(name).float() for name in names}
-    _load_parts({"codec": codec}, tensors, path)
-    return codec.eval().to(device)
-
-
-def stored_prompts(path: Path) -> StoredPrompts:
-    """Return the prompts inside a file of `save_base`. Raises as `load_base` does."""
-    _stored_config(path)
-    with safe_open(path, framework="pt") as file:
-        tokens, pooled = (file.get_tensor(f"model.prompts.{name}") for name in ("tokens", "pooled"))
-    return StoredPrompts(tokens, pooled)
 
 
 def set_prompts(model: SwapTransformer, prompts: StoredPrompts) -> None:
@@ -132,30 +110,3 @@ def set_prompts(model: SwapTransformer, prompts: StoredPrompts) -> None:
     for name, owner in owners.items():
         # Assigned, not copied into: the model may have been built without memory.
         setattr(owner, name, given[name].float())
-
-
-def _stored_config(path: Path) -> SwapModelConfig:
-    if not path.is_file():
-        raise FileNotFoundError(f"no base weights at {path}")
-    try:
-        with safe_open(path, framework="pt") as file:
-            metadata = json.loads((file.metadata() or {}).get(METADATA_KEY, "{}"))
-    except SafetensorError as error:
-        raise BaseMismatch(f"{path} is no readable safetensors file: {error}") from error
-    if metadata.get("format") != FORMAT:
-        raise BaseMismatch(
-            f"{path} is no base of format {FORMAT}: its metadata says {metadata.get('format')}"
-        )
-    return SwapModelConfig.model_validate(metadata["config"])
-
-
-def _load_parts(parts: dict[str, nn.Module], tensors: dict[str, Tensor], path: Path) -> None:
-    expected = {
-        f"{part}.{name}": tuple(value.shape)
-        for part, module in parts.items()
-        for name, value in module.state_dict().items()
-    }
-    compare(path, expected, {name: tuple(value.shape) for name, value in tensors.items()})
-    for part, module in parts.items():
-        own = {n.removeprefix(f"{part}."): v for n, v in tensors.items() if n.startswith(f"{part}.")}
-        module.load_state_dict(own)

@@ -11,7 +11,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from models.swap.codec import AutoencoderKLCodec, LatentCodec, PatchCodec
+from models.swap.codec import LatentCodec, PatchCodec
+from models.swap.codec_autoencoder import AutoencoderKLCodec
 from models.swap.config import SwapModelConfig
 from models.swap.cost_counting import Count, count_module, on_meta, parameter_count, zeros
 

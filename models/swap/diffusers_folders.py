@@ -8,7 +8,6 @@ tensor at a time: a 12 B transformer never needs twice its memory.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -17,16 +16,12 @@ from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
 from diffusers.models.transformers.transformer_flux import FluxTransformer2DModel
 from safetensors import SafetensorError, safe_open
 
+from models.swap.mismatch import BaseMismatch, Shape, compare, some
+
 WEIGHTS = "diffusion_pytorch_model.safetensors"
 INDEX = f"{WEIGHTS}.index.json"
-NAMES_SHOWN = 6
 
 Part = TypeVar("Part", FluxTransformer2DModel, AutoencoderKL)
-Shape = tuple[int, ...]
-
-
-class BaseMismatch(ValueError):
-    """Base weights do not fit; the message names the file and the tensors."""
 
 
 def read_config(folder: Path) -> dict[str, Any]:
@@ -92,28 +87,3 @@ def file_shapes(path: Path) -> dict[str, Shape]:
             return {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
     except (OSError, SafetensorError) as error:
         raise BaseMismatch(f"{path} is absent or no readable safetensors file: {error}") from error
-
-
-def compare(path: Path, expected: Mapping[str, Shape], found: Mapping[str, Shape]) -> None:
-    """Compare whole sets of names and shapes; one BaseMismatch names every kind of difference."""
-    complaints = []
-    if missing := expected.keys() - found.keys():
-        complaints.append(f"missing {some(missing)}")
-    if unexpected := found.keys() - expected.keys():
-        complaints.append(f"unexpected {some(unexpected)}")
-    reshaped = [
-        f"{name} {found[name]} instead of {expected[name]}"
-        for name in expected.keys() & found.keys()
-        if expected[name] != found[name]
-    ]
-    if reshaped:
-        complaints.append(f"wrong shapes {some(reshaped)}")
-    if complaints:
-        raise BaseMismatch(f"{path} does not fit its config: {'; '.join(complaints)}")
-
-
-def some(names: Iterable[str]) -> str:
-    """Return the first few names, sorted, and how many more there are."""
-    listed = sorted(names)
-    more = f" and {len(listed) - NAMES_SHOWN} more" if len(listed) > NAMES_SHOWN else ""
-    return ", ".join(listed[:NAMES_SHOWN]) + more

@@ -17,9 +17,10 @@ from torch import nn
 from models.identity.id_former import ATTENTION_PREFIX, PREFIX, IdFormer
 from models.identity.network_sizes import IdFormerConfig
 from models.swap.base import SwapBase, set_prompts
-from models.swap.codec import AutoencoderKLCodec
+from models.swap.codec_autoencoder import AutoencoderKLCodec
 from models.swap.config import CodecConfig, Precision, SwapModelConfig
-from models.swap.diffusers_folders import BaseMismatch, Shape, compare, file_shapes, load_folder
+from models.swap.diffusers_folders import file_shapes, load_folder
+from models.swap.mismatch import BaseMismatch, Shape, compare
 from models.swap.text import StoredPrompts
 from models.swap.transformer import SwapTransformer
 

@@ -213,7 +213,7 @@ def _tainted(lake: Lake, trained: dict[str, int], found: Photographs) -> list[Ta
     rows = sorted(lake.artifacts.snapshot().dataset.to_table().to_pylist(), key=lambda row: row["sequence"])
     photographs = len(found.image_ids)
     seen: dict[str, int] = {}
-    tainted: list[Tainted] = []
+    tainted: dict[str, Tainted] = {}
     for row in rows:
         digest, location = row["digest"].hex(), row["location"]
         if location is not None and location.startswith(f"{RELEASES}/"):
@@ -227,8 +227,10 @@ def _tainted(lake: Lake, trained: dict[str, int], found: Photographs) -> list[Ta
             count = photographs
         seen[digest] = count
         if count:
-            tainted.append(Tainted(digest, row["stage"], location, count))
-    return tainted
+            # recipes that train alike have one checkpoint: it is named after all of them
+            stages = {row["stage"], *(tainted[digest].stage.split(", ") if digest in tainted else ())}
+            tainted[digest] = Tainted(digest, ", ".join(sorted(stages)), location, count)
+    return list(tainted.values())
 
 
 def _rewrite_lists(lake: Lake, image_ids: Collection[str]) -> list[str]:

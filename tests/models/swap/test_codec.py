@@ -5,7 +5,8 @@ import pytest
 import torch
 from diffusers.pipelines.flux.pipeline_flux import FluxPipeline
 
-from models.swap.codec import AutoencoderKLCodec, PatchCodec, patchify, unpatchify
+from models.swap.codec import PatchCodec, patchify, unpatchify
+from models.swap.codec_autoencoder import AutoencoderKLCodec
 from models.swap.config import CodecConfig
 
 

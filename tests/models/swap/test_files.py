@@ -8,7 +8,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from models.swap import config as swap_config
-from models.swap.base import load_base, load_patch_codec, save_base, stored_prompts
+from models.swap.base import load_base, save_base
 from models.swap.checkpoint import (
     CheckpointDamaged,
     CheckpointManifest,
@@ -18,8 +18,9 @@ from models.swap.checkpoint import (
     save_checkpoint,
 )
 from models.swap.codec import PatchCodec
-from models.swap.diffusers_folders import BaseMismatch
 from models.swap.lora_files import FILE_NAME, LoraMismatch, lora_state
+from models.swap.mismatch import BaseMismatch
+from models.swap.one_file import load_patch_codec, stored_prompts
 from models.swap.sampling_config import SamplingConfig
 from models.swap.swapper import Swapper
 from models.swap.text import StoredPrompts

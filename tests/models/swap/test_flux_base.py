@@ -16,8 +16,8 @@ from models.identity.network_sizes import IdFormerConfig
 from models.swap import config as swap_config
 from models.swap.base import SwapBase
 from models.swap.config import IdentityConfig, SwapModelConfig
-from models.swap.diffusers_folders import BaseMismatch
 from models.swap.flux_base import load_flux_base, load_flux_codec, pulid_shapes, save_identity
+from models.swap.mismatch import BaseMismatch
 from models.swap.sampling_config import SamplingConfig
 from models.swap.swapper import Swapper
 from models.swap.text import StoredPrompts
