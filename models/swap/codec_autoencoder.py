@@ -1,4 +1,4 @@
-"""FLUX's autoencoder as a codec. The patch codec lies elsewhere: it needs no diffusers, which loads slowly."""
+"""FLUX's autoencoder as a codec. The patch codec lies elsewhere: it needs no diffusers, slow to load."""
 
 from __future__ import annotations
 
