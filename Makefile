@@ -8,6 +8,8 @@ EXTRAS_TEST := faces,gen,insightface,dev
 
 # Two libraries with a thread per core each would fight over the cores.
 export OMP_NUM_THREADS ?= 1
+# Hundreds of processes start from these modules: compile each once, whatever the surroundings say.
+export PYTHONDONTWRITEBYTECODE :=
 export ORCHARD_LAKE ?= $(CURDIR)/orchard_data
 export DAGSTER_HOME ?= $(CURDIR)/.dagster
 
@@ -22,7 +24,7 @@ demo: $(VENV)/.run  ## Install, render a small world, run the whole DAG on the C
 
 test: $(VENV)/.test  ## Install and run every check: format, lint, types, layers, tests
 	$(MAKE) --no-print-directory lint
-	$(BIN)/python -m pytest -n auto --dist loadscope --no-loadscope-reorder
+	$(BIN)/python -m pytest -n logical --maxprocesses 4 --dist loadscope --no-loadscope-reorder
 
 lint: $(VENV)/.test  ## Format, lint, types, import layers
 	$(BIN)/ruff format --check .

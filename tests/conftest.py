@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import importlib.util
 import io
-import os
 import shutil
 import struct
 import zlib
@@ -35,17 +34,10 @@ FIRST = ("end_to_end", "crash", "swap")
 WITH_SERVER = ("test_daemon", "test_dg", "test_refresh", "test_ui")
 """End-to-end files that share one server and one lake."""
 
-MOST_WORKERS = 4
-
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Longest first."""
     items.sort(key=lambda item: [item.path.parent.name != folder for folder in FIRST])
-
-
-def pytest_xdist_auto_num_workers() -> int:
-    """One worker more than there are cores: the end-to-end tests wait for a daemon much of their time."""
-    return min((os.cpu_count() or 1) + 1, MOST_WORKERS)
 
 
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> TogetherScheduling:
