@@ -166,10 +166,10 @@ def report(pairs: int, found: Mapping[str, Mapping[str, float]]) -> dict[str, An
 def main(arguments: Sequence[str] | None = None) -> int:
     """Measure, print and write the result file; 0 when the bar is met."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--pairs", type=int, default=32)
-    parser.add_argument("--rows", type=int, default=32, help="Pairs together; the stage's batch.")
-    parser.add_argument("--steps", type=int, default=28, help="Steps of inversion, and of sampling.")
-    parser.add_argument("--rounds", type=int, default=5, help="Turns of every way after warm-up.")
+    parser.add_argument("--pairs", type=int, default=8)
+    parser.add_argument("--rows", type=int, default=8, help="Pairs together; the stage's batch.")
+    parser.add_argument("--steps", type=int, default=4, help="Steps of inversion, and of sampling.")
+    parser.add_argument("--rounds", type=int, default=2, help="Turns of every way after warm-up.")
     parser.add_argument("--result", type=Path, default=Path(__file__).parent / "results" / "triplets.json")
     chosen = parser.parse_args(arguments)
     facts = measure(chosen.pairs, chosen.rows, chosen.steps, chosen.rounds)
