@@ -26,10 +26,11 @@ import numpy as np
 from assets.apple_export import write_file
 from assets.apple_layout import SCORES_FILE, scores_bytes, short_float
 from assets.batches import column_values
-from assets.condition import DEFAULT_VIEW, ConditionStageConfig, RecipeView, row_frame
+from assets.condition import ConditionStageConfig, row_frame
 from assets.plan_rows import TablePlan
 from assets.planner import Planner
 from assets.previews import tile_row
+from assets.recipe_view import DEFAULT_VIEW, RecipeView
 from assets.stage import StageGraph
 from assets.swapping import SOURCE, TARGET
 from assets.triplet_scores import SMALL_PICTURES

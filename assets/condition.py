@@ -17,7 +17,6 @@ from assets.stage import Input, Row, RowOutcome, RowStage, StageConfig, StageCon
 from models.faces.condition import ConditionRecipe
 from models.faces.frame import FaceFrame, face_frame, frame_condition
 from models.faces.parsing import decode_codes, unpack_mask
-from resources.lake.recipes import of_recipe
 from resources.lake.schema import Column
 from resources.photos.reasons import Reason, RowError
 
@@ -86,26 +85,6 @@ class ConditionNames:
 
 OWN_CONDITION = ConditionNames()
 """The condition image of a profile's default recipe."""
-
-
-@dataclass(frozen=True)
-class RecipeView:
-    """What to look at in a lake of several recipes: one of them (None: the default), and its condition image.
-
-    `shaped` says that condition images of pairs show the source's face shape.
-    """
-
-    recipe: str | None = None
-    condition: ConditionNames = OWN_CONDITION
-    shaped: bool = False
-
-    def own(self, name: str) -> str:
-        """A stage's or table's name under the recipe."""
-        return of_recipe(name, self.recipe)
-
-
-DEFAULT_VIEW = RecipeView()
-"""The default recipe."""
 
 
 def condition_stage(config: ConditionStageConfig, names: ConditionNames = OWN_CONDITION) -> RowStage:

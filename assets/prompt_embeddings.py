@@ -22,6 +22,7 @@ from models.swap.config import Precision
 from models.swap.constants import EMPTY_PROMPT, PROMPT
 from resources.lake.failpoints import crash_point
 from resources.lake.lake import Artifact
+from resources.lake.schema import DIGEST_BYTES
 
 if TYPE_CHECKING:  # torch loads seconds later, when prompts are encoded
     from models.swap.text import StoredPrompts
@@ -102,7 +103,7 @@ def _build(context: StageContext, fingerprint: bytes, config: PromptEmbeddingsCo
     return Artifact(
         stage=PROMPTS_STAGE,
         fingerprint=fingerprint,
-        digest=bytes.fromhex(digest)[:DIGEST_CHARACTERS],
+        digest=bytes.fromhex(digest)[:DIGEST_BYTES],
         code_version=CODE_VERSION,
         location=context.lake.publish(folder),
         metadata={"sha256": sha256, "bytes": len(content), "model_id": folder.name},

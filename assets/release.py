@@ -223,11 +223,18 @@ def _row_digests(snapshot: Snapshot, usable: dict[str, str], needed: Sequence[st
 
 
 def _write_rows(lake: Lake, rows: list[tuple[str, str, str]]) -> str:
-    """Keep the list of released rows beside the lake, named by its content."""
+    """Keep the list of released rows beside the lake."""
     columns = list(zip(*rows, strict=True))
     table = pa.table({"image_id": columns[0], "identity": columns[1], "use": columns[2]})
-    name = f"{digest_json(rows).hex()[:16]}.parquet"
-    path = lake.folder("releases") / name
+    return keep_list(lake, table, digest_json(rows).hex()[:16])
+
+
+def keep_list(lake: Lake, table: pa.Table, name: str) -> str:
+    """Write a list of what was released, whole or not at all, under a name that its content gives.
+
+    Returns its location in the lake.
+    """
+    path = lake.folder("releases") / f"{name}.parquet"
     temporary = path.with_suffix(".unfinished")
     pq.write_table(table, temporary)
     crash_point("mid_release")

@@ -194,6 +194,8 @@ class StageGraph:
             for item in stage.inputs:
                 if item.stage not in known:
                     raise ValueError(f"stage {stage.name} needs {item.stage}, which does not come before it")
+            if stage.name in known:
+                raise ValueError(f"two stages are called {stage.name}; give one another name")
             known.add(stage.name)
 
     def __getitem__(self, name: str) -> Stage:

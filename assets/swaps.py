@@ -73,7 +73,7 @@ class SwapModels:
     def __init__(
         self, config: SwapsConfig, context: StageContext, artifacts: Mapping[str, str], reading: PairReading
     ) -> None:
-        from models.swap.checkpoint import load_checkpoint
+        from models.swap.swapper import verified_lora
 
         self.config, self.reading = config, reading
         shaped = config.pair_condition
@@ -85,20 +85,19 @@ class SwapModels:
         self.model_ids = {name: folder.name for name, folder in folders.items()}
         # one base for both: at full size a second one would be 24 GB more
         self.swapper = open_swapper(context, config.base, folders["teacher"])
-        self.adapters = {name: load_checkpoint(folder)[0] for name, folder in folders.items()}
+        base = self.swapper.base
+        self.adapters = {name: verified_lora(base, folder) for name, folder in folders.items()}
         self.worn = "teacher"
 
     def __call__(self, rows: Sequence[Row]) -> list[RowOutcome]:
         """One outcome per row, in order; rows of one method go through its model together."""
-        from models.swap.lora_files import apply_lora
-
         outcomes: dict[int, RowOutcome] = {}
         for method in dict.fromkeys(row["method"] for row in rows):
             places = [place for place, row in enumerate(rows) if row["method"] == method]
             batch = [rows[place] for place in places]
             name, condition, sampling = self.recipe(method)
             if name != self.worn:
-                apply_lora(self.swapper.base.model, self.adapters[name])
+                self.swapper.use_adapters(self.adapters[name])
                 self.worn = name
             if condition == PAIR_CONDITION and self.pair_condition is not None:
                 batch = self.pair_condition.added_to(batch, self.swapper.base.codec)

@@ -13,10 +13,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from pydantic import Field
 
+from assets.release import keep_list
 from assets.stage import ArtifactStage, Input, StageConfig, StageContext
 from resources.lake.digest import digest_bytes, digest_json
 from resources.lake.errors import LakeError
-from resources.lake.failpoints import crash_point
 from resources.lake.lake import Artifact, Lake
 from resources.lake.recipes import of_recipe
 from resources.lake.schema import Status, state_column
@@ -164,15 +164,9 @@ def _draw(seed: int, pair_id: str) -> bytes:
 
 
 def _write_list(lake: Lake, rows: list[dict[str, Any]]) -> str:
-    """Keep the list of released triplets beside the lake, named by its content."""
+    """Keep the list of released triplets beside the lake."""
     table = pa.table({name: pa.array([row[name] for row in rows], pa.string()) for name in PAIR_COLUMNS})
-    name = f"triplets-{digest_json([row['pair_id'] for row in rows]).hex()[:16]}.parquet"
-    path = lake.folder("releases") / name
-    temporary = path.with_suffix(".unfinished")
-    pq.write_table(table, temporary)
-    crash_point("mid_release")
-    temporary.replace(path)
-    return lake.publish(path)
+    return keep_list(lake, table, f"triplets-{digest_json([row['pair_id'] for row in rows]).hex()[:16]}")
 
 
 def released_triplets(lake: Lake, release: Artifact) -> list[str]:

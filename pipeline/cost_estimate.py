@@ -72,7 +72,8 @@ def estimate(
     config = teacher.base.model
     published = config.codec.kind == "autoencoder_kl"
     losses = LossNetworks(
-        identity="simswap_arcface" if published else "dlib", perceptual=teacher.recipe.lpips_weight > 0
+        identity=teacher.face_encoder.network if teacher.recipe.needs_identity_network else None,
+        perceptual=teacher.recipe.needs_perceptual_network,
     )
     cost = model_cost(config, losses)
     release = settings(graph, "release", ReleaseConfig)
@@ -270,6 +271,7 @@ def _stage(work: StageWork, rate: float, gpus: int) -> dict[str, Any]:
 
 def _assumptions(cost: ModelCost, gpu: str, gpus: int, sustained: float, losses: LossNetworks) -> list[str]:
     low, high = SUSTAINED_RANGE
+    judges = [*([losses.identity] if losses.identity else []), *(["LPIPS"] if losses.perceptual else [])]
     if gpu == CPU:
         speed = "speed: a float32 matrix product of the model's own width, measured now; small models lose "
         speed += "several times as much to everything around it"
@@ -285,7 +287,7 @@ def _assumptions(cost: ModelCost, gpu: str, gpus: int, sustained: float, losses:
         f"{gpus} card{'s' if gpus > 1 else ''} share every stage evenly and lose nothing to each other",
         "operations: a multiply-add is two; counted on the real modules on the meta device, with the fused "
         "attention's backward pass (five products) and without elementwise work",
-        f"pictures in training are judged by {losses.identity}{' and LPIPS' if losses.perceptual else ''}",
+        f"pictures in training are judged by {' and '.join(judges) or 'nothing'}",
         "memory: weights and every activation of one row at its peak; allocator and libraries come on top, "
         "and not all parts peak at once",
         "loading, reading and writing the lake, PNG and validation take no time",

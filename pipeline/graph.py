@@ -5,18 +5,13 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 
-from assets.condition import (
-    OWN_CONDITION,
-    ConditionNames,
-    ConditionStageConfig,
-    RecipeView,
-    condition_stage,
-)
+from assets.condition import OWN_CONDITION, ConditionNames, ConditionStageConfig, condition_stage
 from assets.evaluation import EvaluationConfig, evaluation_stage
 from assets.latents import LatentsConfig, latents_stage
 from assets.pair_condition import pair_condition_config
 from assets.prompt_embeddings import prompt_embeddings_config, prompt_embeddings_stage
 from assets.pseudo_triplets import PseudoTripletsConfig, pseudo_triplets_stage
+from assets.recipe_view import RecipeView
 from assets.release import NEEDED, release_stage
 from assets.source_identity import SOURCE_IDENTITY
 from assets.stage import RowStage, Stage, StageGraph

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from assets.condition import DEFAULT_VIEW, RecipeView
+from assets.recipe_view import DEFAULT_VIEW, RecipeView
 from assets.stage import StageGraph
 from pipeline.profiles import DEFAULT_PROFILE, PROFILES, Profile, profile
 from pipeline.weights_gate import require_weights

@@ -48,8 +48,11 @@ class Recipe(FrozenConfig):
     )
 
     def varied(self, name: str, description: str, **changes: Any) -> Recipe:
-        """The same recipe under another name, with some fields changed."""
-        return self.model_copy(update={"name": name, "description": description, **changes})
+        """The same recipe under another name, with some fields changed.
+
+        Raises pydantic's ValidationError for a field that there is not, or a value that does not fit.
+        """
+        return Recipe.model_validate({**dict(self), "name": name, "description": description, **changes})
 
     def changed_from(self, other: Recipe) -> dict[str, Any]:
         """Every setting that differs from another recipe's, by dotted name."""

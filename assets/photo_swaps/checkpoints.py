@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING
 
 from pydantic import ValidationError
 
-from assets.condition import DEFAULT_VIEW, ConditionStageConfig, RecipeView
+from assets.condition import ConditionStageConfig
 from assets.photo_swaps.settings import SwapSettings
+from assets.recipe_view import DEFAULT_VIEW, RecipeView
 from assets.stage import RowStage, StageContext, StageGraph
 from assets.swap_base import BaseConfig, open_swapper
 from assets.swaps import SwapsConfig

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from assets.condition import DEFAULT_VIEW, ConditionStageConfig, RecipeView, row_frame
+from assets.condition import ConditionStageConfig, row_frame
 from assets.landmarks import FACE_AT
 from assets.latents import encode_pictures
 from assets.photo_swaps.annotation import CONDITION, IDENTITY, Annotator
@@ -18,6 +18,7 @@ from assets.photo_swaps.faces import FaceFinder
 from assets.photo_swaps.outputs import SwappedPhoto, TargetFace, paste_faces, side_by_side
 from assets.photo_swaps.pairs import PhotoPair
 from assets.photo_swaps.settings import FaceSelection, SwapSettings
+from assets.recipe_view import DEFAULT_VIEW, RecipeView
 from assets.stage import RowStage, StageGraph
 from assets.swapping import SOURCE, TARGET, swap_rows
 from models.faces.alignment import transform_points

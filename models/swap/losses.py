@@ -17,7 +17,7 @@ from models.swap.codec import LatentCodec
 
 FaceEncoder = Callable[[Tensor, Tensor | None], Tensor]
 """Differentiable face embedder: (images (B, 3, H, W) in 0..1, five points (B, 5, 2) in their pixels or None)
--> embeddings (B, D). Without points it embeds the whole frame."""
+-> embeddings (B, D). One that aligns faces needs the points."""
 
 PerceptualDistance = Callable[[Tensor, Tensor], Tensor]
 """LPIPS or its like: two batches of images (B, 3, H, W) in -1..1 -> distances (B,)."""
@@ -98,7 +98,8 @@ def gated_losses(
         codec: decodes.
         networks: the loss's network must be there where one of its rows is True.
         reference_BD: the loss network's own embedding of the source photograph.
-        points_B52: five points of the target in pixels of the decoded frame; None embeds whole frames.
+        points_B52: five points of the target in pixels of the decoded frame; None where the face network
+            aligns nothing.
         target_latents_BLC: latents of the ground truth.
 
     Raises:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import cast
 
@@ -79,9 +79,14 @@ class Swapper:
         AttentionUnavailable.
         """
         if lora_path is not None:
-            apply_lora(base.model, _verified_lora(base, lora_path))
+            apply_lora(base.model, verified_lora(base, lora_path))
             base.model.requires_grad_(False).to(device)
         return cls(base, device=device, execution=execution)
+
+    def use_adapters(self, lora: Mapping[str, Tensor]) -> None:
+        """Put other adapters, of `verified_lora` of the same base, in place of those that are on it."""
+        apply_lora(self.base.model, lora)
+        self.base.model.requires_grad_(False).to(self.device)
 
     @torch.inference_mode()
     def swap(
@@ -166,7 +171,12 @@ def _condition_cache(base: SwapBase, execution: ExecutionConfig) -> tuple[bool, 
     return True, "on: the condition sees itself alone (independent_condition), so it is computed once"
 
 
-def _verified_lora(base: SwapBase, path: Path) -> dict[str, Tensor]:
+def verified_lora(base: SwapBase, path: Path) -> dict[str, Tensor]:
+    """Return the adapters of a LoRA file or checkpoint folder, on the CPU.
+
+    Raises LoraMismatch when the manifest beside them names another base, and as `read_lora` and
+    `load_checkpoint`.
+    """
     if not (path / MANIFEST_NAME).is_file():
         return read_lora(path)
     lora, manifest = load_checkpoint(path)

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from models.swap.base import SwapBase
 from models.swap.codec import LatentCodec
 from models.swap.data import ValidationRows
+from models.swap.execution_config import ExecutionConfig
 from models.swap.processes import several
 from models.swap.sampling_config import SamplingConfig
 from models.swap.swapper import Swapper
@@ -50,7 +51,9 @@ def validation_grid(
     mine = slice(process, None, processes)
     seeds = [seed + row for row in range(len(results_VLC))][mine]
     if seeds:
-        swapper = Swapper(SwapBase(model, codec, model.config, ""), device=str(device))
+        # the training's own kernel: a choice of the swapper's would go on into the steps that follow
+        execution = ExecutionConfig(attention=model.attention)
+        swapper = Swapper(SwapBase(model, codec, model.config, ""), device=str(device), execution=execution)
         results_VLC[mine] = swapper.swap(
             rows.identity_VD[mine],
             rows.condition_latents_VLC[mine],

@@ -10,7 +10,7 @@ import typer
 from assets.apple_export import export_apple
 from assets.apple_layout import LAYOUT_STAGES
 from assets.apple_triplets import export_triplets
-from assets.condition import RecipeView
+from assets.recipe_view import RecipeView
 from models.faces.condition import ConditionRecipe
 from pipeline.options import (
     DEFAULT_LAKE,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import typer
@@ -17,6 +18,7 @@ from pipeline.options import (
     find_profile,
     print_json,
 )
+from pipeline.recipes import Recipe
 from resources.lake.errors import LakeError
 from resources.lake.lake import Lake
 
@@ -43,7 +45,7 @@ def recipes_command(
     Console().print(table)
 
 
-def recipe_lines(recipes: Any, started: list[str]) -> list[dict[str, Any]]:
+def recipe_lines(recipes: Sequence[Recipe], started: list[str]) -> list[dict[str, Any]]:
     """One line per recipe: name, description, whether it lives in the lake, and how it differs."""
     default = recipes[0]
     return [

@@ -10,11 +10,12 @@ from importlib.metadata import version as package_version
 from pathlib import Path
 from typing import Any
 
-from assets.condition import DEFAULT_VIEW, ConditionStageConfig, RecipeView
+from assets.condition import ConditionStageConfig
 from assets.curves import loss_curve
 from assets.evaluation import EvaluationConfig
 from assets.planner import Planner
 from assets.previews import stage_preview
+from assets.recipe_view import DEFAULT_VIEW, RecipeView
 from assets.stage import RowStage, StageGraph
 from models.swap.training_recipe import TrainingRecipe
 from pipeline.commands.plan import stage_status

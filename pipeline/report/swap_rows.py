@@ -10,9 +10,10 @@ from typing import Any
 import cv2
 import numpy as np
 
-from assets.condition import ConditionNames, ConditionStageConfig, RecipeView, row_frame
+from assets.condition import ConditionNames, ConditionStageConfig, row_frame
 from assets.planner import Planner
 from assets.previews import encode_png, letterbox
+from assets.recipe_view import RecipeView
 from assets.release import METHODS
 from assets.stage import RowStage
 from models.faces.frame import frame_condition

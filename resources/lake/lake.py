@@ -133,7 +133,8 @@ class Lake:
         """Recipes besides the default one that were started in this lake, sorted."""
         if not self.recipe_list.exists():
             return []
-        return sorted(self.recipe_list.snapshot().dataset.to_table()["recipe"].to_pylist())
+        # two processes that start one at once name it twice
+        return sorted(set(self.recipe_list.snapshot().dataset.to_table()["recipe"].to_pylist()))
 
     def add_recipe(self, recipe: str) -> bool:
         """Give a recipe tables of its own; False if it had them. LakeError for a name that cannot be one."""
