@@ -9,7 +9,9 @@ imitated.
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -79,6 +81,41 @@ def one_by_one(mine: Shape, causes: dict[str, str]) -> dict[str, Shape]:
     return {
         f"ours, not {name}": replace(mine, **{field: getattr(ORIGINAL, field)})
         for name, field in causes.items()
+    }
+
+
+SAME_PROMPT = "original with our prompt's length"
+
+
+def told(
+    found: Mapping[str, Mapping[str, float]], causes: Iterable[str], own: str, bar: float
+) -> dict[str, Any]:
+    """What each cause is worth, and the original's time over ours against the bar.
+
+    Args:
+        found: medians by way; the rungs of `ladder`, the shapes of `one_by_one`, `SAME_PROMPT`, and `own`.
+        causes: in the order of the ladder.
+        own: the real code, as it is called in `found`: "ours, ...".
+        bar: least factor that passes.
+    """
+    seconds = {name: value["median"] for name, value in found.items()}
+    names = list(causes)
+    rungs = ["original", *(f"+ {name}" for name in names)]
+    last = seconds[rungs[-1]]
+    factor = round(seconds["original"] / seconds[own], 2)
+    return {
+        "each_cause": {
+            name: {
+                "down_the_ladder": round(seconds[above] / seconds[below], 3),
+                "alone_missing_from_ours": round(seconds[f"ours, not {name}"] / last, 3),
+            }
+            for name, above, below in zip(names, rungs[:-1], rungs[1:], strict=True)
+        },
+        f"{own.removeprefix('ours, ').replace(' ', '_')}_over_the_last_rung": round(seconds[own] / last, 3),
+        "bar": {"times_the_original": bar},
+        "times_the_original": factor,
+        "times_the_original_with_our_prompt_length": round(seconds[SAME_PROMPT] / seconds[own], 2),
+        "passed": factor >= bar,
     }
 
 

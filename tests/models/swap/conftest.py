@@ -8,7 +8,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
 
 from models.swap import config as swap_config
 from models.swap.codec import PatchCodec
@@ -52,26 +51,6 @@ def build_model():
             model.add_lora(config.lora, seed=seed)
         _randomise(model, seed)
         return model.eval()
-
-    return build
-
-
-@pytest.fixture
-def build_vae():
-    """Return a builder of a random autoencoder like FLUX's, 4 channels, one halving."""
-
-    def build() -> AutoencoderKL:
-        torch.manual_seed(0)
-        sizes: dict[str, Any] = {
-            "latent_channels": 4,
-            "block_out_channels": (8, 16),
-            "down_block_types": ("DownEncoderBlock2D",) * 2,
-            "up_block_types": ("UpDecoderBlock2D",) * 2,
-            "norm_num_groups": 4,
-            "scaling_factor": 0.36,
-            "shift_factor": 0.1,
-        }
-        return AutoencoderKL(**sizes).eval()
 
     return build
 
