@@ -46,6 +46,7 @@ def swap_pair_rows(pairs: Iterable[SwapPair]) -> list[dict[str, Any]]:
             "source_image_id": pair.source,
             "target_image_id": pair.target,
             "truth": pair.truth.read_bytes() if pair.truth else None,
+            "world": pair.world,
         }
         for pair in pairs
     ]
@@ -53,14 +54,15 @@ def swap_pair_rows(pairs: Iterable[SwapPair]) -> list[dict[str, Any]]:
 
 @works_on_lake
 def store_swap_pairs(lake: Lake, rows: Sequence[Mapping[str, Any]]) -> PairSync:
-    """Make the pinned list exactly these rows (pair_id, source_image_id, target_image_id, truth), atomically.
+    """Make the pinned list exactly these rows, atomically.
 
-    Equal rows are left alone, so that storing the same list twice changes nothing. Pairs with a forgotten
-    photograph are left out.
+    A row has pair_id, source_image_id, target_image_id and truth, and may have world. Equal rows are left
+    alone, so that storing the same list twice changes nothing. Pairs with a forgotten photograph are left
+    out.
     """
     removals = read_removals(lake)
     ends = ("source_image_id", "target_image_id")
-    rows = [row for row in rows if not any(removals.has_image(row[end]) for end in ends)]
+    rows = [{"world": None, **row} for row in rows if not any(removals.has_image(row[end]) for end in ends)]
     return _make_equal(lake.swap_pairs, rows, SWAP_PAIRS_SCHEMA, lambda stored, fresh: [list(fresh)])
 
 

@@ -133,9 +133,13 @@ SWAP_PAIRS_SCHEMA = pa.schema(
         pa.field("source_image_id", pa.string(), nullable=False),
         pa.field("target_image_id", pa.string(), nullable=False),
         pa.field("truth", pa.binary(), metadata=IMAGE_METADATA),
+        pa.field("world", pa.string()),
     ]
 )
-"""The pinned list of pairs to swap for evaluation, with the exact answer's file where a world knows it."""
+"""The pinned list of pairs to swap for evaluation, with the exact answer's file where a world knows it.
+
+`world` holds the parameters that the answer was rendered from, as JSON (`resources.photos.world_parameters`).
+"""
 
 TRIPLETS_SCHEMA = pa.schema(PAIR_FIELDS)
 """One row per pseudo triplet: the donor photograph (source) and the photograph it is swapped onto."""

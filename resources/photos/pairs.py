@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import NamedTuple, TextIO
 
 from resources.photos.layouts import FoundPhoto, LayoutError
+from resources.photos.world_parameters import WorldFileError, read_world_parameters
 
 
 class IdPair(NamedTuple):
@@ -24,11 +25,13 @@ class SwapPair(NamedTuple):
         source: image id of the photograph that gives the identity.
         target: image id of the photograph that gives everything else.
         truth: file with the exact answer, where one is known.
+        world: parameters that the exact answer was rendered from, as JSON, where a world knows them.
     """
 
     source: str
     target: str
     truth: Path | None
+    world: str | None = None
 
 
 class SwapPairsError(ValueError):
@@ -59,19 +62,24 @@ def read_swap_pairs(csv_path: Path) -> list[SwapPair]:
     """Read a UTF-8 CSV with the header `source,target,truth`, in file order.
 
     `source` and `target` are image ids. `truth` is a path relative to the CSV's folder, or empty where the
-    answer is not known. Empty lines are passed over.
+    answer is not known. Empty lines are passed over. A `world.json` in the folder gives the parameters of the
+    truths that it names.
 
     Raises:
         SwapPairsError: unreadable file, another header, a missing or surplus cell, an empty id, a pair listed
-            twice, or a truth file that does not exist. Says which line.
+            twice, a truth file that does not exist, or a damaged `world.json`. Says which line.
     """
     try:
         with csv_path.open(encoding="utf-8-sig", newline="") as file:
-            return _read_rows(csv_path, file)
+            pairs = _read_rows(csv_path, file)
+        world = read_world_parameters(csv_path.parent)
+    except WorldFileError as error:
+        raise SwapPairsError(str(error)) from error
     except OSError as error:
         raise SwapPairsError(f"{csv_path}: cannot be read: {error.strerror}") from error
     except UnicodeDecodeError as error:
         raise SwapPairsError(f"{csv_path}: not UTF-8 at byte {error.start}; save it as UTF-8") from error
+    return [pair._replace(world=world.get((pair.source, pair.target, pair.truth))) for pair in pairs]
 
 
 def _read_rows(csv_path: Path, file: TextIO) -> list[SwapPair]:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
 
 from resources.photos.pairs import SwapPair, SwapPairsError, read_swap_pairs
+from resources.photos.world_parameters import PairParameters
 
 
 @pytest.fixture
@@ -56,3 +58,28 @@ def test_files_that_cannot_be_read_are_named(folder: Path) -> None:
     (folder / "latin.csv").write_bytes(b"source,target,truth\nM\xfcller/1,b/2,\n")
     with pytest.raises(SwapPairsError, match=r"latin\.csv: not UTF-8 at byte 21"):
         read_swap_pairs(folder / "latin.csv")
+
+
+def test_a_world_beside_the_list_gives_the_parameters_of_its_own_answers(folder: Path) -> None:
+    (folder / "truth/2.png").write_bytes(b"y")
+    world = {
+        "world_version": "2",
+        "identities": {"a": [0.5, 0.25], "b": [0.75, 1]},
+        "photos": {"a/1": [1, 2], "b/2": [3, 4]},
+        "swap_pairs": [{"source": "a/1", "target": "b/2", "truth": "truth/1.png"}],
+        "size": 64,
+    }
+    (folder / "world.json").write_text(json.dumps(world))
+    (folder / "pairs.csv").write_text("source,target,truth\na/1,b/2,truth/1.png\nb/2,a/1,truth/2.png\n")
+    known, other = read_swap_pairs(folder / "pairs.csv")
+    assert known.world is not None
+    assert PairParameters.model_validate_json(known.world) == PairParameters(
+        world_version="2", source_identity=(0.5, 0.25), target_identity=(0.75, 1.0), attributes=(3.0, 4.0)
+    )
+    assert other.world is None
+    (folder / "pairs.csv").write_text("source,target,truth\na/1,b/2,truth/2.png\n")
+    assert read_swap_pairs(folder / "pairs.csv")[0].world is None  # the answer was exchanged by hand
+    world["identities"] = {"a": [0.5, 0.25]}
+    (folder / "world.json").write_text(json.dumps(world))
+    with pytest.raises(SwapPairsError, match=r"world\.json is damaged: 'b'"):
+        read_swap_pairs(folder / "pairs.csv")
