@@ -128,6 +128,13 @@ def test_stages_out_of_order_are_refused(graph) -> None:
         StageGraph((graph["band"], graph["brightness"]))
 
 
+def test_two_stages_of_one_name_are_refused(graph) -> None:
+    with pytest.raises(ValueError, match="two stages are called band; give one another name"):
+        StageGraph((*graph.stages, graph["band"]))
+    with pytest.raises(ValueError, match="two stages are called faces"):
+        StageGraph((dataclasses.replace(graph["brightness"], name="faces"),))
+
+
 def test_an_unknown_stage_names_the_known_ones(graph) -> None:
     with pytest.raises(KeyError, match="faces, brightness, band, caption, total"):
         graph["eyebrows"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -25,6 +26,7 @@ from assets.swap_base import (
     open_codec,
     read_prompt_artifact,
 )
+from assets.training import checkpoint_folder
 from pipeline.profiles import PROFILES
 from resources.lake.errors import LakeError
 from resources.lake.lake import Lake
@@ -239,6 +241,25 @@ def test_changed_prompts_make_what_is_made_with_them_stale(
     other = changed(graph, "prompt_embeddings", config=config)
     assert Planner(lake, other).artifact("prompt_embeddings").why == ("config",)
     assert Planner(lake, other).artifact("teacher").waiting
+
+
+@pytest.mark.parametrize("name", ["teacher", "student"])
+def test_checkpoints_of_another_base_swap_nobody(smoke_lake: Any, tmp_path: Path, name: str) -> None:
+    """Both are held to the base, though the teacher alone is put on it first."""
+    from models.swap.lora_files import LoraMismatch
+
+    shutil.copytree(smoke_lake.lake.uri, tmp_path / "lake")
+    lake = Lake.open(tmp_path / "lake")
+    stage: Any = PROFILES["smoke"].graph()["swaps"]
+    context = StageContext(lake, stage.resolve_weights(), "cpu", lambda text: None)
+    artifact = lake.current_artifact(name)
+    assert artifact is not None
+    manifest = checkpoint_folder(lake, artifact) / "manifest.json"
+    told = json.loads(manifest.read_text())
+    assert told["base_sha256"] == stage.load(context).swapper.base.sha256
+    manifest.write_text(json.dumps({**told, "base_sha256": "0" * 64}))
+    with pytest.raises(LoraMismatch, match="was trained on base 000"):
+        stage.load(context)
 
 
 def test_how_the_base_runs_is_the_machines_business(monkeypatch: pytest.MonkeyPatch) -> None:

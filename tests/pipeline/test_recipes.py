@@ -9,6 +9,7 @@ from typing import Any
 import dagster as dg
 import numpy as np
 import pytest
+from pydantic import ValidationError
 from typer.testing import CliRunner
 
 from assets.dagster_assets import SHARDS, asset_partitions, build_assets, register_partitions
@@ -19,7 +20,7 @@ from pipeline.automation.launching import stale_launches
 from pipeline.dagster_sync import report_versions
 from pipeline.definitions import build_definitions
 from pipeline.profiles import PROFILES, profile
-from pipeline.recipes import condition_label
+from pipeline.recipes import as_student, condition_label
 from resources.lake.errors import LakeError
 from resources.lake.forget import forget
 from resources.lake.resource import LakeResource
@@ -219,6 +220,15 @@ def test_every_recipe_of_a_profile_fits_its_annotation(name: str) -> None:
     needed = {item.stage for item in graph["release@inpainting"].inputs}
     assert "latents_mask" in needed
     assert ("identity_reference" in needed) == (name == "flux-krea")
+
+
+def test_a_misspelt_change_is_refused() -> None:
+    baseline = profile("smoke").parts().recipes[0]
+    for changes in ({"landmark": "source_shape"}, {"landmarks": "source"}):
+        with pytest.raises(ValidationError, match=next(iter(changes))):
+            baseline.varied("other", "Another.", **changes)
+    with pytest.raises(ValidationError, match="identity_loss_wieght"):
+        as_student(baseline.teacher, identity_loss_wieght=1.0)
 
 
 @pytest.mark.parametrize("name", PROFILES)

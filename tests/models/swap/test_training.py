@@ -321,6 +321,10 @@ def test_validation_shows_the_average_and_disturbs_nothing(
     again = validation_grid(model, patch_codec, validation, device=torch.device("cpu"), seed=recipe.seed)
     assert np.array_equal(again, grids[6])
     assert not np.array_equal(grids[2], grids[6])
+    # the kernel of the training is neither what the swapper would choose nor changed by a grid
+    model.use_attention("math")
+    validation_grid(model, patch_codec, validation, device=torch.device("cpu"), seed=recipe.seed)
+    assert model.attention == "math"
 
 
 def test_the_same_seed_gives_the_same_adapters():
