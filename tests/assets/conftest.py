@@ -5,7 +5,9 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
+import lance
 import numpy as np
 import pyarrow as pa
 import pytest
@@ -198,3 +200,56 @@ def run_all() -> Callable[..., dict[str, int]]:
         return computed
 
     return run
+
+
+@dataclasses.dataclass(frozen=True)
+class Damage:
+    """Writes to a lake behind its back. Its shards stay whole fragments."""
+
+    lake: Lake
+
+    def ids(self, shard: str = "shard-00001") -> list[str]:
+        """Ids of a shard's photographs."""
+        return self.lake.faces.snapshot().scan(["image_id"], shard=shard)["image_id"].to_pylist()
+
+    def rewrite(self, table: str, change: Callable[[pa.Table], pa.Table]) -> None:
+        """Write a whole table anew, changed."""
+        uri = self.lake.table(table).uri
+        rows = change(lance.dataset(uri).to_table())
+        lance.write_dataset(
+            rows, uri, mode="overwrite", data_storage_version="2.2", enable_stable_row_ids=True
+        )
+
+    @staticmethod
+    def put(rows: pa.Table, column: str, key: str, values: dict[str, Any]) -> pa.Table:
+        """The table with values of one column exchanged, by key."""
+        place = rows.schema.get_field_index(column)
+        old = zip(rows[key].to_pylist(), rows[column].to_pylist(), strict=True)
+        new = [values.get(name, value) for name, value in old]
+        return rows.set_column(place, rows.schema.field(place), pa.array(new, rows.schema.field(place).type))
+
+    def values(self, column: str, change: Callable[[np.ndarray], np.ndarray], keys: list[str]) -> None:
+        """Apply a function to one list column of some photographs."""
+
+        def changed(rows: pa.Table) -> pa.Table:
+            old = dict(zip(rows["image_id"].to_pylist(), rows[column].to_pylist(), strict=True))
+            new = {key: change(np.array(old[key])).ravel().tolist() for key in keys}
+            return self.put(rows, column, "image_id", new)
+
+        self.rewrite("faces", changed)
+
+    def state(self, stage: str, keys: list[str], **parts: Any) -> None:
+        """Overwrite parts of the state of some photographs."""
+
+        def changed(rows: pa.Table) -> pa.Table:
+            column = f"{stage}_state"
+            old = dict(zip(rows["image_id"].to_pylist(), rows[column].to_pylist(), strict=True))
+            return self.put(rows, column, "image_id", {key: {**old[key], **parts} for key in keys})
+
+        self.rewrite("faces", changed)
+
+
+@pytest.fixture
+def damage(lake: Lake) -> Damage:
+    """What damages the test's own lake."""
+    return Damage(lake)

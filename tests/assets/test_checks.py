@@ -4,29 +4,25 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import dagster as dg
 import lance
 import numpy as np
 import pyarrow as pa
 import pytest
 from typer.testing import CliRunner
 
-from assets.checks.catalogue import ACCOUNTING, CheckRun, DataChecks, checks_of
+from assets.checks.catalogue import CheckRun, DataChecks, checks_of
 from assets.checks.findings import Severity
 from assets.checks.limits import CheckLimits, ShareLimit
-from assets.dagster_assets import build_assets, build_checks, register_partitions
 from assets.stage import StageGraph
 from pipeline import cli
 from pipeline.profiles import profile
 from resources.lake.lake import Lake
-from resources.lake.resource import LakeResource
 
 SHARD = "shard-00001"
-PLAUSIBLE = dg.AssetCheckKey(dg.AssetKey("landmarks"), "landmarks_plausible")
 
 
 @pytest.fixture(scope="module")
@@ -52,52 +48,6 @@ def look(lake: Lake, graph: StageGraph) -> Callable[..., CheckRun]:
         return found
 
     return run
-
-
-def ids(lake: Lake, shard: str = SHARD) -> list[str]:
-    return lake.faces.snapshot().scan(["image_id"], shard=shard)["image_id"].to_pylist()
-
-
-def rewrite(lake: Lake, table: str, change: Callable[[pa.Table], pa.Table]) -> None:
-    """Write a whole table anew behind the lake's back, changed; its shards stay whole fragments."""
-    uri = lake.table(table).uri
-    rows = change(lance.dataset(uri).to_table())
-    lance.write_dataset(rows, uri, mode="overwrite", data_storage_version="2.2", enable_stable_row_ids=True)
-
-
-def put(rows: pa.Table, column: str, key: str, values: dict[str, Any]) -> pa.Table:
-    """The table with values of one column exchanged, by key."""
-    place = rows.schema.get_field_index(column)
-    old = rows[column].to_pylist()
-    new = [
-        values.get(name, value) if name in values else value
-        for name, value in zip(rows[key].to_pylist(), old, strict=True)
-    ]
-    return rows.set_column(place, rows.schema.field(place), pa.array(new, rows.schema.field(place).type))
-
-
-def change_values(
-    lake: Lake, column: str, change: Callable[[np.ndarray], np.ndarray], keys: list[str]
-) -> None:
-    """Apply a function to one list column of some photographs."""
-
-    def changed(rows: pa.Table) -> pa.Table:
-        old = dict(zip(rows["image_id"].to_pylist(), rows[column].to_pylist(), strict=True))
-        new = {key: change(np.array(old[key])).ravel().tolist() for key in keys}
-        return put(rows, column, "image_id", new)
-
-    rewrite(lake, "faces", changed)
-
-
-def change_state(lake: Lake, stage: str, keys: list[str], **parts: Any) -> None:
-    """Overwrite parts of the state of some photographs."""
-
-    def changed(rows: pa.Table) -> pa.Table:
-        column = f"{stage}_state"
-        old = dict(zip(rows["image_id"].to_pylist(), rows[column].to_pylist(), strict=True))
-        return put(rows, column, "image_id", {key: {**old[key], **parts} for key in keys})
-
-    rewrite(lake, "faces", changed)
 
 
 def test_a_finished_lake_passes_every_check(smoke_lake, graph) -> None:
@@ -133,9 +83,9 @@ def test_a_finished_lake_passes_every_check(smoke_lake, graph) -> None:
     ],
     ids=["unknown reason", "no reason", "unknown status", "no digest", "ok with a reason"],
 )
-def test_rows_whose_state_says_nothing_are_not_accounted_for(lake, look, parts) -> None:
-    bad = ids(lake)[:2]
-    change_state(lake, "iris", bad, **parts)
+def test_rows_whose_state_says_nothing_are_not_accounted_for(damage, look, parts) -> None:
+    bad = damage.ids()[:2]
+    damage.state("iris", bad, **parts)
     run = look("iris", "rows_accounted")
     assert not run.finding.passed
     assert run.finding.severity is Severity.ERROR
@@ -144,30 +94,32 @@ def test_rows_whose_state_says_nothing_are_not_accounted_for(lake, look, parts) 
     assert "orchard run iris --force" in run.finding.message
 
 
-def test_pending_rows_are_counted_by_the_planner(lake, look, graph) -> None:
-    change_state(lake, "landmarks", ids(lake)[:3], digest=bytes(16))
+def test_pending_rows_are_counted_by_the_planner(damage, look, graph) -> None:
+    damage.state("landmarks", damage.ids()[:3], digest=bytes(16))
     run = look("iris", "rows_accounted")
     assert not run.finding.passed
     assert run.finding.metadata == {"rows": 8, "ok": 8, "quarantined": 0, "pending": 3}
     assert look("iris", "rows_accounted", "shard-00000").finding.passed
 
 
-def test_an_id_that_two_rows_share_is_found_in_whatever_shard(lake, look) -> None:
-    first, second = ids(lake, "shard-00000")[0], ids(lake)[0]
-    rewrite(lake, "faces", lambda rows: put(rows, "image_id", "image_id", {second: first}))
+def test_an_id_that_two_rows_share_is_found_in_whatever_shard(lake, damage, look) -> None:
+    first, second = damage.ids("shard-00000")[0], damage.ids()[0]
+    damage.rewrite("faces", lambda rows: damage.put(rows, "image_id", "image_id", {second: first}))
     run = look("faces", "ids_unique", "shard-00002")
     assert not run.finding.passed
     assert run.finding.metadata["repeated_ids"] == [first]
     assert first in run.finding.message
     assert "orchard forget --image ID" in run.finding.message
     pair = lake.swaps.snapshot().scan(["pair_id"])["pair_id"].to_pylist()
-    rewrite(lake, "swaps", lambda rows: put(rows, "pair_id", "pair_id", {pair[1]: pair[0], pair[2]: ""}))
+    damage.rewrite(
+        "swaps", lambda rows: damage.put(rows, "pair_id", "pair_id", {pair[1]: pair[0], pair[2]: ""})
+    )
     run = look("swaps", "ids_unique", "swaps-00000")
     assert (run.finding.metadata["repeated"], run.finding.metadata["empty"]) == (1, 1)
     assert pair[0] in run.finding.message
 
 
-def test_columns_that_are_not_as_declared_are_named(lake, look) -> None:
+def test_columns_that_are_not_as_declared_are_named(lake, damage, look) -> None:
     def other(rows: pa.Table) -> pa.Table:
         place = rows.schema.get_field_index("face_count")
         rows = rows.set_column(place, "face_count", rows["face_count"].cast(pa.int64()))
@@ -175,7 +127,7 @@ def test_columns_that_are_not_as_declared_are_named(lake, look) -> None:
         rows = rows.set_column(place, pa.field("identity", pa.string(), nullable=True), rows["identity"])
         return rows.drop_columns(["pose"])
 
-    rewrite(lake, "faces", other)
+    damage.rewrite("faces", other)
     run = look("landmarks", "schema_as_declared")
     assert run.finding.metadata["wrong"] == ["pose is missing", "face_count is int64, declared int16"]
     assert "--lake" in run.finding.message
@@ -184,9 +136,9 @@ def test_columns_that_are_not_as_declared_are_named(lake, look) -> None:
     assert look("iris", "schema_as_declared").finding.passed
 
 
-def test_quarantined_rows_warn_above_the_soft_limit_and_fail_above_the_hard_one(lake, look) -> None:
-    keys = ids(lake)
-    change_state(lake, "masks", keys[:1], status="quarantined", reason="no_face")
+def test_quarantined_rows_warn_above_the_soft_limit_and_fail_above_the_hard_one(damage, look) -> None:
+    keys = damage.ids()
+    damage.state("masks", keys[:1], status="quarantined", reason="no_face")
     run = look("masks", "quarantined_share")
     assert (run.finding.passed, run.finding.severity) == (False, Severity.WARN)
     assert run.finding.metadata["reasons"] == {"no_face": 1}
@@ -194,14 +146,14 @@ def test_quarantined_rows_warn_above_the_soft_limit_and_fail_above_the_hard_one(
     assert "12.5%" in run.finding.message
     loose = CheckLimits(quarantined_of={"masks": ShareLimit(warn=0.2, error=0.9)})
     assert look("masks", "quarantined_share", limits=loose).finding.passed
-    change_state(lake, "masks", keys[:5], status="quarantined", reason="no_face")
+    damage.state("masks", keys[:5], status="quarantined", reason="no_face")
     run = look("masks", "quarantined_share")
     assert (run.finding.passed, run.finding.severity) == (False, Severity.ERROR)
     assert "orchard run masks --retry quarantined" in run.finding.message
 
 
-def test_rows_lost_above_are_told_where_they_were_lost(lake, look) -> None:
-    change_state(lake, "condition", ids(lake)[:6], status="quarantined", reason="upstream")
+def test_rows_lost_above_are_told_where_they_were_lost(damage, look) -> None:
+    damage.state("condition", damage.ids()[:6], status="quarantined", reason="upstream")
     run = look("condition", "quarantined_share")
     assert run.finding.passed
     assert run.finding.metadata["rows_reached"] == 2
@@ -214,15 +166,15 @@ def test_limits_that_contradict_each_other_are_refused() -> None:
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
-def test_a_number_that_is_not_finite_is_found_in_any_float_column(lake, look, value) -> None:
-    keys = ids(lake)
+def test_a_number_that_is_not_finite_is_found_in_any_float_column(damage, look, value) -> None:
+    keys = damage.ids()
 
     def spoil(values: np.ndarray) -> np.ndarray:
         values[7] = value
         return values
 
-    change_values(lake, "latent_condition", spoil, [keys[1]])
-    rewrite(lake, "faces", lambda rows: put(rows, "face_score", "image_id", {keys[2]: value}))
+    damage.values("latent_condition", spoil, [keys[1]])
+    damage.rewrite("faces", lambda rows: damage.put(rows, "face_score", "image_id", {keys[2]: value}))
     run = look("latents", "values_finite")
     assert run.finding.metadata["rows"] == [keys[1]]
     assert run.finding.metadata["wrong"] == {"latent_condition is not finite": 1}
@@ -231,10 +183,10 @@ def test_a_number_that_is_not_finite_is_found_in_any_float_column(lake, look, va
     assert look("landmarks", "values_finite", "shard-00000").finding.passed
 
 
-def test_a_value_is_there_exactly_when_its_row_is_ok(lake, look) -> None:
-    keys = ids(lake)
-    rewrite(lake, "faces", lambda rows: put(rows, "visible_face", "image_id", {keys[0]: None}))
-    change_state(lake, "masks", keys[4:5], status="quarantined", reason="no_face")
+def test_a_value_is_there_exactly_when_its_row_is_ok(damage, look) -> None:
+    keys = damage.ids()
+    damage.rewrite("faces", lambda rows: damage.put(rows, "visible_face", "image_id", {keys[0]: None}))
+    damage.state("masks", keys[4:5], status="quarantined", reason="no_face")
     run = look("masks", "values_finite")
     assert run.finding.metadata["wrong"] == {
         "parsing is there though the row is not ok": 1,
@@ -286,9 +238,9 @@ def collapsed(points: np.ndarray) -> np.ndarray:
         ("face_box", lambda box: box * 5, "another size than the face box"),
     ],
 )
-def test_landmarks_that_no_face_has_are_named(lake, look, column, change, rule) -> None:
-    bad = ids(lake)[3]
-    change_values(lake, column, change, [bad])
+def test_landmarks_that_no_face_has_are_named(damage, look, column, change, rule) -> None:
+    bad = damage.ids()[3]
+    damage.values(column, change, [bad])
     run = look("landmarks", "landmarks_plausible")
     assert not run.finding.passed
     assert run.finding.severity is Severity.ERROR, "one of eight is more than two in a hundred"
@@ -309,18 +261,18 @@ def test_landmarks_that_no_face_has_are_named(lake, look, column, change, rule) 
     ],
     ids=["exchanged", "moved", "without size"],
 )
-def test_irises_that_no_eye_has_are_named(lake, look, change, rule) -> None:
-    bad = ids(lake)[2]
-    change_values(lake, "iris_10", change, [bad])
+def test_irises_that_no_eye_has_are_named(damage, look, change, rule) -> None:
+    bad = damage.ids()[2]
+    damage.values("iris_10", change, [bad])
     run = look("iris", "iris_plausible")
     assert list(run.finding.metadata["rows"]) == [bad]
     assert rule in run.finding.message
 
 
-def test_no_more_than_ten_rows_are_listed(lake, look) -> None:
-    every = ids(lake, "shard-00000") + ids(lake)
-    rewrite(lake, "faces", lambda rows: rows.set_column(2, "shard", pa.array([SHARD] * rows.num_rows)))
-    change_values(lake, "landmarks_68", shifted(FAR), every)
+def test_no_more_than_ten_rows_are_listed(damage, look) -> None:
+    every = damage.ids("shard-00000") + damage.ids()
+    damage.rewrite("faces", lambda rows: rows.set_column(2, "shard", pa.array([SHARD] * rows.num_rows)))
+    damage.values("landmarks_68", shifted(FAR), every)
     run = look("landmarks", "landmarks_plausible")
     assert run.finding.metadata["implausible"] == 16
     assert len(run.finding.metadata["rows"]) == 10
@@ -363,7 +315,7 @@ def test_an_artifact_is_whole_or_says_what_is_not(lake, look) -> None:
     assert faults == [f"the tag {release.metadata['tag']} is gone"]
 
 
-def test_weights_and_metrics_that_are_not_finite_are_found(lake, look) -> None:
+def test_weights_and_metrics_that_are_not_finite_are_found(lake, damage, look) -> None:
     import hashlib
 
     import torch
@@ -394,7 +346,7 @@ def test_weights_and_metrics_that_are_not_finite_are_found(lake, look) -> None:
         low[0] = rows["mean"][0].as_py() + 1
         return rows.set_column(place, rows.schema.field(place), pa.array(low))
 
-    rewrite(lake, "evaluations", spoil)
+    damage.rewrite("evaluations", spoil)
     assert len(look("evaluation", "artifact_complete", None).finding.metadata["faults"]) == 1
     lance.dataset(lake.evaluations.uri).delete("true")
     assert "missing from the table" in look("evaluation", "artifact_complete", None).finding.message
@@ -406,21 +358,20 @@ def orchard_check(lake: Lake, *arguments: str) -> tuple[int, Any]:
     return done.exit_code, json.loads(done.stdout) if done.exit_code in (0, 1) else done.output
 
 
-def test_the_command_gives_1_for_errors_and_0_for_warnings(lake) -> None:
+def test_the_command_gives_1_for_errors_and_0_for_warnings(lake, damage) -> None:
     code, found = orchard_check(lake)
     assert (code, found["passed"], found["errors"], found["warnings"]) == (0, True, 0, 0)
     assert {run["stage"] for run in found["checks"]} == {"faces", *profile("smoke").graph().names}
-    keys = ids(lake)
-    change_state(lake, "identity_embedding", keys[:1], status="quarantined", reason="model_error")
-    rewrite(
-        lake,
+    keys = damage.ids()
+    damage.state("identity_embedding", keys[:1], status="quarantined", reason="model_error")
+    damage.rewrite(
         "faces",
-        lambda rows: put(rows, "identity_embedding", "image_id", {keys[0]: None}),
+        lambda rows: damage.put(rows, "identity_embedding", "image_id", {keys[0]: None}),
     )
-    rewrite(lake, "faces", lambda rows: put(rows, "identity_embedder", "image_id", {keys[0]: None}))
+    damage.rewrite("faces", lambda rows: damage.put(rows, "identity_embedder", "image_id", {keys[0]: None}))
     code, found = orchard_check(lake, "identity_embedding")
     assert (code, found["errors"], found["warnings"]) == (0, 0, 1)
-    change_values(lake, "landmarks_68", shifted(FAR), keys[:1])
+    damage.values("landmarks_68", shifted(FAR), keys[:1])
     code, found = orchard_check(lake, "landmarks", "--shard", SHARD)
     assert (code, found["errors"]) == (1, 1)
     [failed] = [run for run in found["checks"] if not run["passed"]]
@@ -438,147 +389,3 @@ def test_shards_without_results_are_passed_over(tmp_path: Path, smoke_lake) -> N
     code, found = orchard_check(empty)
     assert code == 0
     assert {run["stage"] for run in found["checks"]} == {"faces"}
-
-
-@pytest.fixture
-def instance(tmp_path: Path) -> Iterator[dg.DagsterInstance]:
-    (tmp_path / "dagster").mkdir()
-    with dg.DagsterInstance.local_temp(str(tmp_path / "dagster")) as instance:
-        yield instance
-
-
-def materialise(
-    graph: StageGraph,
-    lake: Lake,
-    instance: dg.DagsterInstance,
-    selection: Any,
-    shard: str | None = SHARD,
-    tags: dict[str, str] | None = None,
-) -> dg.ExecuteInProcessResult:
-    return dg.materialize(
-        [*build_assets(graph), *build_checks(graph)],
-        selection=selection,
-        # as the daemon and the UI tag runs; the argument `partition_key` refuses checks alone
-        tags={"dagster/partition": shard} if shard else tags,
-        instance=instance,
-        resources={"lake": LakeResource(uri=lake.uri, device="cpu")},
-        raise_on_error=False,
-    )
-
-
-def evaluations(result: dg.ExecuteInProcessResult) -> dict[tuple[str, str], dg.AssetCheckEvaluation]:
-    return {
-        (item.asset_key.to_user_string(), item.check_name): item
-        for item in result.get_asset_check_evaluations()
-    }
-
-
-def test_dagster_runs_the_checks_of_a_shard_behind_it_and_alone(lake, graph, instance) -> None:
-    register_partitions(instance, lake)
-    bad = ids(lake)[0]
-    change_values(lake, "landmarks_68", shifted(FAR), [bad])
-    result = materialise(graph, lake, instance, ["landmarks", "iris"])
-    assert result.success, "an implausible row holds nothing back"
-    found = evaluations(result)
-    assert set(found) == {
-        (stage, check.name) for stage in ("landmarks", "iris") for check in checks_of(graph, stage)
-    }
-    assert {item.partition for item in found.values()} == {SHARD}
-    failed = [key for key, item in found.items() if not item.passed]
-    assert ("landmarks", "landmarks_plausible") in failed
-    seen = found["landmarks", "landmarks_plausible"]
-    assert bad in str(seen.description)
-    assert seen.severity is dg.AssetCheckSeverity.ERROR
-    assert seen.metadata["implausible"].value == 1
-
-    alone = dg.AssetSelection.checks(PLAUSIBLE)
-    change_values(lake, "landmarks_68", shifted(-FAR), [bad])
-    result = materialise(graph, lake, instance, alone)
-    assert result.success
-    assert [(key, item.passed) for key, item in evaluations(result).items()] == [
-        (("landmarks", "landmarks_plausible"), True)
-    ]
-    assert not [event for event in result.all_events if event.is_step_materialization]
-
-
-def test_checks_run_without_a_partition_look_at_every_shard(lake, graph, instance) -> None:
-    register_partitions(instance, lake)
-    bad = ids(lake)[0]
-    change_values(lake, "landmarks_68", shifted(FAR), [bad])
-    alone = dg.AssetSelection.checks(PLAUSIBLE)
-    # Dagster looks for the newest materialisation of what is checked: there must be one
-    assert materialise(graph, lake, instance, ["landmarks"], "shard-00002").success
-    result = materialise(graph, lake, instance, alone, shard=None)
-    assert result.success
-    [summed] = evaluations(result).values()
-    assert not summed.passed
-    assert summed.metadata["failed_shards"].value == [SHARD]
-    assert f"1 of 3 shards failed: {SHARD}" in str(summed.description)
-    assert bad in str(summed.description)
-    assert told(instance) == (False, [SHARD], 3)
-    assert materialise(graph, lake, instance, alone, shard=None).success, "as often as one likes"
-
-
-def test_a_run_of_a_backfill_checks_its_own_shard(lake, graph, instance) -> None:
-    register_partitions(instance, lake)
-    ends = {f"dagster/asset_partition_range_{end}": SHARD for end in ("start", "end")}
-    result = materialise(graph, lake, instance, ["landmarks"], shard=None, tags=ends)
-    assert result.success
-    found = evaluations(result)
-    assert set(found) == {("landmarks", check.name) for check in checks_of(graph, "landmarks")}
-    # what the asset's own step yields is dated by Dagster, which knows no partition of a range
-    assert {item.partition for (_, name), item in found.items() if name != ACCOUNTING.name} == {SHARD}
-
-
-def test_a_failed_blocking_check_holds_back_what_is_below(lake, graph, instance) -> None:
-    register_partitions(instance, lake)
-    bad = ids(lake)[0]
-    rewrite(lake, "faces", lambda rows: put(rows, "face_score", "image_id", {bad: float("nan")}))
-    result = materialise(graph, lake, instance, ["landmarks", "iris"])
-    assert not result.success
-    found = evaluations(result)
-    assert not found["landmarks", "values_finite"].passed
-    assert ("iris", "rows_accounted") not in found, "iris did not start"
-
-
-def test_what_orchard_run_reports_includes_the_checks(lake, graph, instance) -> None:
-    """Time and again: Dagster refuses a second outcome of a partition that no run made."""
-    from pipeline.dagster_sync import report_versions
-
-    small = StageGraph((graph["landmarks"],))
-    bad, other = ids(lake)[0], ids(lake, "shard-00000")[0]
-    change_values(lake, "landmarks_68", shifted(FAR), [bad])
-    register_partitions(instance, lake)
-    assert report_versions(instance, lake, small, checked=True) == 6
-    assert told(instance) == (False, [SHARD], 3)
-    assert report_versions(instance, lake, small, checked=True) == 0
-    assert len(instance.event_log_storage.get_asset_check_execution_history(PLAUSIBLE, limit=10)) == 1
-
-    change_state(lake, "landmarks", [other], digest=bytes(16))
-    assert report_versions(instance, lake, small, checked=True) == 1
-    assert told(instance) == (False, [SHARD], 2), "another shard passed, the failed one was looked at again"
-    change_values(lake, "landmarks_68", shifted(-FAR), [bad])
-    change_state(lake, "landmarks", [other], digest=bytes(15) + b"1")
-    assert report_versions(instance, lake, small, checked=True) == 1
-    assert told(instance) == (True, [], 2)
-
-
-def told(instance: dg.DagsterInstance) -> tuple[bool, Any, Any]:
-    """Whether the newest outcome passed, which shards failed, and how many were looked at."""
-    record = instance.event_log_storage.get_latest_asset_check_execution_by_key([PLAUSIBLE])[PLAUSIBLE]
-    assert record.evaluation
-    assert record.partition is None
-    figures = record.evaluation.metadata
-    return record.evaluation.passed, figures["failed_shards"].value, figures["shards"].value
-
-
-def test_any_check_may_be_run_alone_but_row_accounting(graph) -> None:
-    specs = {spec.key: spec for item in build_checks(graph) for spec in item.check_specs}
-    declared = {(stage, check.name) for stage in ("faces", *graph.names) for check in checks_of(graph, stage)}
-    assert {(key.asset_key.to_user_string(), key.name) for key in specs} == {
-        key for key in declared if key[1] != "rows_accounted"
-    }
-    assert all(item.can_subset for item in build_checks(graph))
-    for spec in specs.values():
-        assert spec.description
-        assert ("Not blocking" not in spec.description) == spec.blocking
