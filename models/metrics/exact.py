@@ -19,7 +19,7 @@ PEAK_PSNR = 100.0
 _LEAST_SQUARED_ERROR = 10.0 ** (-PEAK_PSNR / 10.0)
 
 
-def _unit_images(*images: ArrayLike) -> list[NDArray[np.float64]]:
+def unit_images(*images: ArrayLike) -> list[NDArray[np.float64]]:
     """The images as float64 in [0, 1], after checks of type, range and equal shape."""
     converted = []
     for image in images:
@@ -63,21 +63,22 @@ def _masked_mean(
     return (values_NHW * mask_NHW).sum(axis=(1, 2)) / counts
 
 
-def _decibels(squared_error: NDArray[np.float64]) -> NDArray[np.float64]:
+def decibels(squared_error: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Peak signal-to-noise ratio of mean squared errors of pictures in [0, 1], at most `PEAK_PSNR`."""
     return -10.0 * np.log10(np.maximum(squared_error, _LEAST_SQUARED_ERROR))
 
 
 def psnr(image_NHWC: ArrayLike, truth_NHWC: ArrayLike) -> NDArray[np.float64]:
     """Peak signal-to-noise ratio in dB over whole pictures, at most `PEAK_PSNR`."""
-    image, truth = _unit_images(image_NHWC, truth_NHWC)
-    return _decibels(((image - truth) ** 2).mean(axis=(1, 2, 3)))
+    image, truth = unit_images(image_NHWC, truth_NHWC)
+    return decibels(((image - truth) ** 2).mean(axis=(1, 2, 3)))
 
 
 def masked_psnr(image_NHWC: ArrayLike, truth_NHWC: ArrayLike, mask_NHW: ArrayLike) -> NDArray[np.float64]:
     """PSNR in dB over the pixels inside a boolean mask; `ValueError` for a row without any."""
-    image, truth = _unit_images(image_NHWC, truth_NHWC)
+    image, truth = unit_images(image_NHWC, truth_NHWC)
     squared = ((image - truth) ** 2).mean(axis=3)
-    return _decibels(_masked_mean(squared, _mask(mask_NHW, image.shape), "inside its mask"))
+    return decibels(_masked_mean(squared, _mask(mask_NHW, image.shape), "inside its mask"))
 
 
 def swap_progress(
@@ -89,7 +90,7 @@ def swap_progress(
     only: any error at right angles to it is invisible, and what a blurred or constant output happens to share
     with it counts, so read it beside `masked_psnr`. NaN where target and truth are the same picture.
     """
-    output, target, truth = _unit_images(output_NHWC, target_NHWC, truth_NHWC)
+    output, target, truth = unit_images(output_NHWC, target_NHWC, truth_NHWC)
     way = truth - target
     length = (way**2).sum(axis=(1, 2, 3))
     projection = ((output - target) * way).sum(axis=(1, 2, 3))
@@ -101,7 +102,7 @@ def light_error(image_NHWC: ArrayLike, truth_NHWC: ArrayLike, cells: int = 8) ->
 
     Features smaller than a cell vanish, so what is left is light, shade and overall colour.
     """
-    image, truth = _unit_images(image_NHWC, truth_NHWC)
+    image, truth = unit_images(image_NHWC, truth_NHWC)
     if not 1 <= cells <= min(image.shape[1:3]):
         raise ValueError(f"cells must lie in [1, {min(image.shape[1:3])}], got {cells}")
     difference = image - truth
@@ -116,7 +117,7 @@ def background_error(
     image_NHWC: ArrayLike, truth_NHWC: ArrayLike, face_mask_NHW: ArrayLike
 ) -> NDArray[np.float64]:
     """Mean L1 outside the boolean face mask, in [0, 255]; `ValueError` for a row that is all face."""
-    image, truth = _unit_images(image_NHWC, truth_NHWC)
+    image, truth = unit_images(image_NHWC, truth_NHWC)
     absolute = np.abs(image - truth).mean(axis=3)
     return 255.0 * _masked_mean(absolute, ~_mask(face_mask_NHW, image.shape), "outside its face mask")
 
@@ -139,7 +140,7 @@ def render_retrieval_rank1(
         raise ValueError(f"truth_index must hold {count} numbers in [0, {choices - 1}]")
     distances = np.empty((count, choices))
     for choice in range(choices):
-        output, candidate = _unit_images(output_NHWC, candidates[:, choice])
+        output, candidate = unit_images(output_NHWC, candidates[:, choice])
         distances[:, choice] = ((output - candidate) ** 2).mean(axis=(1, 2, 3))
     own = np.take_along_axis(distances, truth_index[:, None], axis=1)
     beaten = distances <= own
