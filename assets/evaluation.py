@@ -7,32 +7,40 @@ nothing: it beats many models on PSNR) and *codec ceiling* (the exact answer thr
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
+from typing import TYPE_CHECKING
 
-import cv2
 import numpy as np
 import pyarrow as pa
 from pydantic import Field
 
-from assets.condition import row_frame
+from assets.evaluation_pairs import (
+    SMALL_PICTURES,
+    EvaluationPair,
+    evaluation_pairs,
+    pairs_truth,
+    truths_content,
+    why_not_exact,
+)
+from assets.judges import DLIB, Judge, JudgeConfig
 from assets.release import METHODS
 from assets.stage import ArtifactStage, Input, StageConfig, StageContext
 from assets.swap_base import CodecSource, open_codec
 from models.metrics import exact
-from models.metrics.identity import identity_leak
 from models.metrics.intervals import mean_with_interval
-from resources.lake.digest import digest_bytes, digest_json
-from resources.lake.lake import Artifact, Lake
+from resources.lake.digest import digest_json
+from resources.lake.errors import LakeError
+from resources.lake.lake import Artifact
 from resources.lake.recipes import of_recipe
 from resources.lake.schema import EVALUATIONS_SCHEMA, Status
 from resources.lake.table import LakeTable
-from resources.photos.decoding import DecodeLimits, decode_upright
+from resources.photos.decoding import decode_upright
 
-CODE_VERSION = "1"
+if TYPE_CHECKING:
+    from models.metrics.exact_truth import ExactTruth
+
+CODE_VERSION = "2"
 COPY_TARGET, CODEC_CEILING = "copy_target", "codec_ceiling"
-SMALL_PICTURES = DecodeLimits(min_side=1)
-EMBEDDING_SIZE = 256
-"""Swaps are enlarged to this side before their identity is embedded, px."""
 
 
 class EvaluationConfig(StageConfig):
@@ -40,23 +48,16 @@ class EvaluationConfig(StageConfig):
 
     size: int = Field(ge=16, description="Side at which swaps and truths are compared, px.")
     codec: CodecSource = Field(description="The codec of the base; it gives the ceiling.")
-    embedder: str = Field(
-        default="dlib_face_recognition", description="Weight role of the identity embedder."
-    )
+    judges: tuple[JudgeConfig, ...] = Field(default=(DLIB,), description="Networks that judge identity.")
     seed: int = Field(default=0, ge=0, description="Seed of the bootstrap intervals.")
 
 
 @dataclass(frozen=True)
-class EvaluationPair:
-    """One pair with its truth, all pictures RGB uint8 (S, S, 3); `mask` bool (S, S) is the face."""
+class Swapped:
+    """Pictures of one method, uint8 RGB (M, S, S, 3), of the pairs at the places `rows`."""
 
-    pair_id: str
-    source_id: str
-    target_id: str
-    target: np.ndarray
-    truth: np.ndarray
-    mask: np.ndarray
-    landmarks_68: np.ndarray
+    pictures: np.ndarray
+    rows: list[int]
 
 
 def evaluation_stage(config: EvaluationConfig, recipe: str | None = None) -> ArtifactStage:
@@ -72,40 +73,44 @@ def evaluation_stage(config: EvaluationConfig, recipe: str | None = None) -> Art
         description="Exact metrics of every swap method, beside copy-target and the codec's ceiling.",
         config=config,
         inputs=(Input(of_recipe("swaps", recipe)),),
-        weights=(config.codec.weights, config.embedder),
+        weights=(config.codec.weights, *(judge.weights for judge in config.judges)),
         build=build,
-        extra_content=_truths,
+        extra_content=truths_content,
     )
-
-
-def _truths(lake: Lake) -> bytes:
-    rows = lake.swap_pairs.snapshot().dataset.to_table(columns=["pair_id", "truth"]).to_pylist()
-    return digest_json(sorted((row["pair_id"], digest_bytes(row["truth"] or b"").hex()) for row in rows))
 
 
 def _build(
     context: StageContext, fingerprint: bytes, config: EvaluationConfig, recipe: str | None
 ) -> Artifact:
     stage, swaps = of_recipe("evaluation", recipe), context.lake.table(of_recipe("swaps", recipe))
-    pairs = evaluation_pairs(context.lake, config.size, swaps)
+    pairs = evaluation_pairs(context.lake, config.size, swapped_pairs(swaps))
     if not pairs:
         context.report(
             f"{stage}: no swap pair has an exact answer (ingest one with --swap-pairs), so nothing is "
             "measured; the swaps themselves are in the report"
         )
-        return _artifact(stage, fingerprint, {}, 0)
+        return _artifact(stage, fingerprint, {}, 0, "")
+    missing = why_not_exact(pairs)
+    if missing:
+        context.report(f"{stage}: {missing}; measured are pixels and identity alone")
     codec = open_codec(context, config.codec)
-    pictures = _swapped_pictures(swaps, pairs)
+    everywhere = list(range(len(pairs)))
     target, truth = (np.stack([getattr(pair, name) for pair in pairs]) for name in ("target", "truth"))
-    pictures = {COPY_TARGET: target, CODEC_CEILING: codec.decode(codec.encode(truth)), **pictures}
-    scores = _scores(context, config, pairs, pictures)
+    methods = {
+        COPY_TARGET: Swapped(target, everywhere),
+        CODEC_CEILING: Swapped(codec.decode(codec.encode(truth)), everywhere),
+        **_swapped_pictures(swaps, pairs),
+    }
+    scores = _scores(context, config, pairs, methods, exactly=not missing)
     rows = [
-        {"method": method, "metric": metric, "mean": mean, "low": low, "high": high, "count": len(values)}
+        {"method": method, "metric": metric, "mean": mean, "low": low, "high": high, "count": len(known)}
         for method, metrics in scores.items()
         for metric, values in metrics.items()
-        for mean, low, high in [mean_with_interval(values, seed=config.seed)]
+        for known in [values[np.isfinite(values)]]
+        if len(known)
+        for mean, low, high in [mean_with_interval(known, seed=config.seed)]
     ]
-    artifact = _artifact(stage, fingerprint, {"rows": rows}, len(pairs))
+    artifact = _artifact(stage, fingerprint, {"rows": rows}, len(pairs), missing)
     table = pa.Table.from_pylist(
         [{**row, "evaluation": artifact.digest.hex()} for row in rows], schema=EVALUATIONS_SCHEMA
     )
@@ -115,94 +120,86 @@ def _build(
     return artifact
 
 
-def _artifact(stage: str, fingerprint: bytes, content: Mapping, pairs: int) -> Artifact:
+def _artifact(stage: str, fingerprint: bytes, content: Mapping, pairs: int, missing: str) -> Artifact:
     figures = {f"{row['method']}: {row['metric']}": round(row["mean"], 4) for row in content.get("rows", [])}
     return Artifact(
         stage=stage,
         fingerprint=fingerprint,
         digest=digest_json(content),
         code_version=CODE_VERSION,
-        metadata={"pairs": pairs, **figures},
+        metadata={"pairs": pairs, **({"not_measured": missing} if missing else {}), **figures},
     )
 
 
-def evaluation_pairs(lake: Lake, size: int, swaps: LakeTable) -> list[EvaluationPair]:
-    """Pairs of the table `swaps` that have an exact answer, at `size` px, ordered by pair id."""
-    swapped = set(swaps.snapshot().scan(["pair_id"])["pair_id"].to_pylist())
-    requests = lake.swap_pairs.snapshot().dataset.to_table().to_pylist()
-    wanted = [
-        row
-        for row in sorted(requests, key=lambda row: row["pair_id"])
-        if row["truth"] is not None and f"{row['pair_id']}__{METHODS[0]}" in swapped
-    ]
-    names = ["image", "parsing", "visible_face", "landmarks_68", "iris_10"]
-    photos = lake.faces.snapshot().find([row["target_image_id"] for row in wanted], names)
-    pairs = []
-    for row in wanted:
-        photo = photos[row["target_image_id"]]
-        arrays = {name: np.asarray(photo[name], np.float32) for name in ("landmarks_68", "iris_10")}
-        frame = row_frame({**photo, **arrays, "image": decode_upright(photo["image"])}, size)
-        truth = decode_upright(row["truth"], SMALL_PICTURES)
-        pairs.append(
-            EvaluationPair(
-                pair_id=row["pair_id"],
-                source_id=row["source_image_id"],
-                target_id=row["target_image_id"],
-                target=frame.image,
-                truth=cv2.resize(truth, (size, size), interpolation=cv2.INTER_AREA),
-                mask=frame.face_mask,
-                landmarks_68=frame.landmarks_68,
-            )
-        )
-    return pairs
+def swapped_pairs(swaps: LakeTable) -> list[str]:
+    """Ids of the pairs that a table of swaps holds, each once, sorted."""
+    rows = swaps.snapshot().scan(["pair_id", "method"]).to_pylist()
+    return sorted({row["pair_id"].removesuffix(f"__{row['method']}") for row in rows})
 
 
-def _swapped_pictures(swaps: LakeTable, pairs: list[EvaluationPair]) -> dict[str, np.ndarray]:
-    """Swaps by method, (N, S, S, 3) in the order of `pairs`; a method with a failed swap is an error."""
+def _swapped_pictures(swaps: LakeTable, pairs: list[EvaluationPair]) -> dict[str, Swapped]:
+    """Swaps by method. A method that failed for some pairs is measured on the others, and its count says so.
+
+    Raises LakeError for a method that failed for all.
+    """
     rows = swaps.snapshot().scan(["pair_id", "swap", "swaps_state.status"]).to_pylist()
     found = {row["pair_id"]: row["swap"] for row in rows if row["swaps_state.status"] == Status.OK.value}
-    pictures = {}
+    methods = {}
     for method in METHODS:
-        keys = [f"{pair.pair_id}__{method}" for pair in pairs]
-        if missing := [key for key in keys if key not in found]:
-            raise ValueError(f"{len(missing)} swaps of {method} are not ok, e.g. {missing[0]}")
-        pictures[method] = np.stack([decode_upright(found[key], SMALL_PICTURES) for key in keys])
-    return pictures
+        keys = {place: f"{pair.pair_id}__{method}" for place, pair in enumerate(pairs)}
+        made = {place: found[key] for place, key in keys.items() if key in found}
+        if not made:
+            raise LakeError(f"no swap by {method} is ok; `orchard status` tells why they failed")
+        pictures = [decode_upright(data, SMALL_PICTURES) for data in made.values()]
+        methods[method] = Swapped(np.stack(pictures), list(made))
+    return methods
 
 
 def _scores(
     context: StageContext,
     config: EvaluationConfig,
     pairs: list[EvaluationPair],
-    pictures: Mapping[str, np.ndarray],
+    methods: Mapping[str, Swapped],
+    *,
+    exactly: bool,
 ) -> dict[str, dict[str, np.ndarray]]:
     """Values per pair of every metric of every method."""
-    from models.identity.embedding import IdentityEmbedder, five_points_from_68
-
-    target, truth, mask = (
-        np.stack([getattr(pair, name) for pair in pairs]) for name in ("target", "truth", "mask")
-    )
-    embedder = IdentityEmbedder(context.weight(config.embedder), context.device)
-    scale = EMBEDDING_SIZE / config.size
-    points = [five_points_from_68((pair.landmarks_68 * scale).astype(np.float32)) for pair in pairs]
-
-    def embed(images: np.ndarray) -> np.ndarray:
-        enlarged = [
-            cv2.resize(image, (EMBEDDING_SIZE, EMBEDDING_SIZE), interpolation=cv2.INTER_CUBIC)
-            for image in images
-        ]
-        return embedder.embed(enlarged, points)
-
-    truth_embedding, target_embedding = embed(truth), embed(target)
+    bench = pairs_truth(pairs, config.size) if exactly else None
+    points = [pair.landmarks_68 for pair in pairs] if bench is None else list(bench.landmarks_68_N682)
+    judges = [Judge(judge, context, points, config.size) for judge in config.judges]
+    target, truth = (np.stack([getattr(pair, name) for pair in pairs]) for name in ("target", "truth"))
+    known = {judge.name: (judge.embed(truth), judge.embed(target)) for judge in judges}
     scores: dict[str, dict[str, np.ndarray]] = {}
-    for method, swapped in pictures.items():
-        embedding = embed(swapped)
-        scores[method] = {
-            "psnr": exact.psnr(swapped, truth),
-            "face_psnr": exact.masked_psnr(swapped, truth, mask),
-            "swap_progress": exact.swap_progress(swapped, target, truth),
-            "identity_leak": identity_leak(embedding, truth_embedding, target_embedding, "l2"),
-            "light_error": exact.light_error(swapped, truth),
-            "background_error": exact.background_error(swapped, truth, mask),
-        }
+    for method, swapped in methods.items():
+        rows = swapped.rows
+        found = _pixel_scores(swapped, pairs, bench)
+        found["swap_progress"] = exact.swap_progress(swapped.pictures, target[rows], truth[rows])
+        for judge in judges:
+            own, other = (embeddings[rows] for embeddings in known[judge.name])
+            found |= judge.scores(judge.embed(swapped.pictures, rows), own, other)
+        scores[method] = found
     return scores
+
+
+def _pixel_scores(
+    swapped: Swapped, pairs: list[EvaluationPair], bench: ExactTruth | None
+) -> dict[str, np.ndarray]:
+    """By the regions of the truth rendered again, else by its picture and the face as it was annotated."""
+    if bench is not None:
+        from models.metrics.exact_scores import exact_scores
+
+        return exact_scores(swapped.pictures, at_rows(bench, swapped.rows))
+    truth, mask = (
+        np.stack([getattr(pairs[row], name) for row in swapped.rows]) for name in ("truth", "mask")
+    )
+    return {
+        "face_psnr": exact.masked_psnr(swapped.pictures, truth, mask),
+        "psnr": exact.psnr(swapped.pictures, truth),
+        "light_error": exact.light_error(swapped.pictures, truth),
+        "background_error": exact.background_error(swapped.pictures, truth, mask),
+    }
+
+
+def at_rows(bench: ExactTruth, rows: list[int]) -> ExactTruth:
+    """The exact truth of some rows."""
+    return type(bench)(**{field.name: getattr(bench, field.name)[rows] for field in fields(bench)})
