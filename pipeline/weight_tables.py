@@ -19,7 +19,9 @@ from models.faces.reconstruction.network import BACKBONES, BackboneName, Reconst
 from models.identity import eva_clip, id_former
 from models.identity.ir_se50 import IrSe50
 from models.identity.simswap_arcface import SimSwapArcFace
+from models.metrics.inception import FidInception
 from models.metrics.lpips import LayerWeights, VggFeatures
+from models.metrics.protocol_sets import CLIP_VIT_B32
 from models.swap.config import flux_krea
 from models.swap.identity_attention import identity_attention_layers
 from resources.weights import tables
@@ -81,6 +83,8 @@ MAKERS: Mapping[str, Callable[[], Shapes]] = {
     "face_parser": lambda: _shapes(BiSeNet()),
     "visible_face": _visible_face,
     "clip_vit_l14": lambda: _shapes(ClipAesthetics().clip),
+    "clip_vit_b32": lambda: _shapes(ClipAesthetics(CLIP_VIT_B32).clip),
+    "fid_inception": lambda: _shapes(FidInception()),
     "aesthetic_head": lambda: _shapes(ClipAesthetics().mlp),
     "aesthetic_head_ava": lambda: _shapes(ClipAesthetics().mlp),
     "eva_clip": lambda: _shapes(eva_clip.EvaClipVision(), eva_clip.PREFIX),

@@ -149,8 +149,29 @@ def load_clip_aesthetics(
     else:
         load_weights(network.clip, path, adapter or clip_name)
         load_weights(network.mlp, head_path)
-    # Not stored in any file, so still without numbers after the load.
-    embeddings = network.clip.vision_model.embeddings
+    _number_positions(network.clip)
+    return network.eval().requires_grad_(False)
+
+
+def load_clip_tower(path: str | Path, config: ClipAestheticsConfig | None = None) -> nn.Module:
+    """Read CLIP's image tower alone, frozen, in evaluation mode, on the CPU: a CLIPVisionModelWithProjection.
+
+    Args:
+        path: a safetensors file of OpenAI's CLIP as transformers stores it; its text half is ignored.
+        config: sizes; those of the head do not count.
+
+    Raises:
+        FileNotFoundError, WeightMismatch: see `models.weight_files.load_weights`.
+    """
+    with torch.device("meta"):
+        tower = ClipAesthetics(config).clip
+    load_weights(tower, path, clip_name)
+    _number_positions(tower)
+    return tower.eval().requires_grad_(False)
+
+
+def _number_positions(tower: CLIPVisionModelWithProjection) -> None:
+    """Fill in the row numbers: not stored in any file, so still without values after a load on meta."""
+    embeddings = tower.vision_model.embeddings
     positions = torch.arange(embeddings.num_positions)[None]
     embeddings.register_buffer(POSITION_TABLE, positions, persistent=False)
-    return network.eval().requires_grad_(False)

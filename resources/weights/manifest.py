@@ -14,9 +14,10 @@ from types import MappingProxyType
 from resources.weights.entries import WeightEntry
 from resources.weights.packaged import PACKAGED
 from resources.weights.published_annotation import ANNOTATION
+from resources.weights.published_metrics import MEASURING
 from resources.weights.published_swapping import SWAPPING
 
 MANIFEST: Mapping[str, WeightEntry] = MappingProxyType(
-    {entry.role: entry for entry in (*PACKAGED, *ANNOTATION, *SWAPPING)}
+    {entry.role: entry for entry in (*PACKAGED, *ANNOTATION, *SWAPPING, *MEASURING)}
 )
 """The entries by role."""
