@@ -27,8 +27,8 @@ from resources.lake.recipes import of_recipe
 from resources.lake.schema import DIGEST_BYTES, SWAPS_SCHEMA, TRIPLETS_SCHEMA, Status, state_column
 from resources.lake.table import Snapshot
 
-METHODS = ("teacher", "teacher_inversion", "student")
-"""How each evaluation pair is swapped."""
+METHODS = ("teacher", "teacher_inversion", "student", "mesh_warp")
+"""How each evaluation pair is swapped; the last is no model, see `assets.classical_swaps`."""
 
 NEEDED = ("identity_embedding", "latents")
 """Stages in which a row must be ok to be used, where a recipe needs no more."""

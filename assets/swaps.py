@@ -1,12 +1,17 @@
-"""`swaps`: every evaluation pair swapped by the teacher, the teacher with inversion, and the student."""
+"""`swaps`: every evaluation pair swapped by the teacher, the teacher with inversion, and the student.
+
+Beside them stands what a classical swap makes of the same photographs, without any checkpoint.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 import pyarrow as pa
 from pydantic import Field
 
+from assets.classical_swaps import MESH_WARP, MESH_WARP_INPUTS, mesh_warped
 from assets.condition import TARGET_COLUMN
 from assets.pair_condition import PAIR_CONDITION, PairCondition, PairConditionConfig
 from assets.stage import Input, Row, RowOutcome, RowStage, StageConfig, StageContext
@@ -17,6 +22,7 @@ from assets.training_rows import need_artifact
 from models.swap.sampling_config import SamplingConfig
 from resources.lake.recipes import of_recipe
 from resources.lake.schema import Column
+from resources.photos.reasons import RowError
 
 BATCH_SIZE = 48
 """Rows at a time with the small base; a profile of a larger one says its own. No fingerprint holds it."""
@@ -48,15 +54,18 @@ def swaps_stage(
 
     return RowStage(
         name=of_recipe("swaps", recipe),
-        code_version="1",
+        code_version="2",
         table=of_recipe("swaps", recipe),
-        description="Evaluation pairs swapped by teacher, teacher with inversion, and student.",
+        description="Evaluation pairs swapped by teacher, teacher with inversion, student and mesh warp.",
         config=config,
         inputs=(
             Input(PROMPTS_STAGE),
             *(Input(name) for name in artifacts.values()),
-            *reading.inputs,
-            *(config.pair_condition.inputs if config.pair_condition else ()),
+            *_once(
+                *reading.inputs,
+                *(config.pair_condition.inputs if config.pair_condition else ()),
+                *MESH_WARP_INPUTS,
+            ),
         ),
         row_columns=("method",),
         weights=(*config.base.roles, *(config.pair_condition.weights if config.pair_condition else ())),
@@ -65,6 +74,16 @@ def swaps_stage(
         batch_size=batch_size,
         preview=lambda row: pair_preview(row, "swap"),
     )
+
+
+def _once(*inputs: Input) -> tuple[Input, ...]:
+    """Each upstream once, with all columns that are read of it."""
+    found: dict[str, Input] = {}
+    for item in inputs:
+        known = found.get(item.label, item)
+        columns = tuple(dict.fromkeys((*known.columns, *item.columns)))
+        found[item.label] = replace(known, columns=columns, tracked=known.tracked or item.tracked)
+    return tuple(found.values())
 
 
 class SwapModels:
@@ -95,6 +114,9 @@ class SwapModels:
         for method in dict.fromkeys(row["method"] for row in rows):
             places = [place for place, row in enumerate(rows) if row["method"] == method]
             batch = [rows[place] for place in places]
+            if method == MESH_WARP:
+                outcomes |= {place: self._warped(row) for place, row in zip(places, batch, strict=True)}
+                continue
             name, condition, sampling = self.recipe(method)
             if name != self.worn:
                 self.swapper.use_adapters(self.adapters[name])
@@ -106,6 +128,12 @@ class SwapModels:
                 made = marked_row(picture, row, self.model_ids[name], f"swaps/{method}")
                 outcomes[place] = {"swap": made}
         return [outcomes[place] for place in range(len(rows))]
+
+    def _warped(self, row: Row) -> RowOutcome:
+        picture = mesh_warped(row, self.swapper.base.config.image_size)
+        if isinstance(picture, RowError):
+            return picture
+        return {"swap": marked_row(picture, row, MESH_WARP, f"swaps/{MESH_WARP}")}
 
     def recipe(self, method: str) -> tuple[str, str, SamplingConfig]:
         """Which checkpoint, which latent it sees as condition, and how it is sampled."""

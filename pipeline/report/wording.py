@@ -94,6 +94,9 @@ METHODS = (
     Method("teacher", "teacher", "sampled from noise, guided by the condition image"),
     Method("teacher_inversion", "teacher + inversion", "sampled from the target's inverted noise"),
     Method("student", "student", "sampled from noise, guided by the target picture; no landmarks, no masks"),
+    Method(
+        "mesh_warp", "mesh warp", "the source's face warped by landmarks and blended in; nothing is learnt"
+    ),
 )
 
 CONSENTS = {

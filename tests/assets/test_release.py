@@ -98,7 +98,7 @@ def test_without_a_swap_list_pairs_are_drawn_from_the_lake(smoke_lake, tmp_path:
     assert release is not None
     assert release.metadata["swap_pairs"] == 4
     assert release.metadata["held_out_people"] == 0
-    assert own.lake.swaps.snapshot().count() == 12
+    assert own.lake.swaps.snapshot().count() == 16
 
 
 def test_the_same_rows_give_the_same_release(smoke_lake, tmp_path: Path, graph) -> None:

@@ -208,10 +208,16 @@ def test_unknown_recipes_are_refused_with_the_names_there_are(smoke_lake: Any) -
 def test_every_recipe_of_a_profile_fits_its_annotation(name: str) -> None:
     parts = PROFILES[name].parts()
     graph = PROFILES[name].graph([recipe.name for recipe in parts.recipes])
-    shaped = graph["swaps@source_shape"]
-    read = {(item.stage, item.via) for item in shaped.inputs}
+    read = {(item.stage, item.via) for item in graph["pseudo_triplets@source_shape"].inputs}
     assert {("landmarks", "source_image_id"), ("landmarks", "target_image_id")} <= read
-    assert ("landmarks", "source_image_id") not in {(i.stage, i.via) for i in graph["swaps"].inputs}
+    assert ("landmarks", "source_image_id") not in {(i.stage, i.via) for i in graph["pseudo_triplets"].inputs}
+    for swaps in (graph["swaps"], graph["swaps@source_shape"]):
+        labels = [item.label for item in swaps.inputs]
+        assert len(labels) == len(set(labels))
+        columns = {item.label: set(item.columns) for item in swaps.inputs}
+        # the classical swap warps both photographs by their landmarks
+        assert {"landmarks_68", "mesh_478"} <= columns["landmarks@source_image_id"]
+    assert columns["landmarks@source_image_id"] & {"landmarks_68_3d", "coefficients_257"}
     identity = "source_identity" if name == "flux-krea" else "identity_embedding"
     assert (identity, "source_image_id") in read
     student = graph["student"].config

@@ -34,7 +34,7 @@ from resources.lake.lake import Lake
 from resources.lake.pairs import store_swap_pairs
 from resources.photos.marking import DIGITAL_SOURCE_TYPE, read_mark
 
-METHODS = ("teacher", "teacher + inversion", "student")
+METHODS = ("teacher", "teacher + inversion", "student", "mesh warp")
 SIDE = 32
 """Side of the smoke profile's pictures, px."""
 
@@ -190,7 +190,7 @@ def test_accounts_of_every_stage_add_up(finished: ReportData, graph: StageGraph,
     assert [line.name for line in finished.stages] == ["faces", *graph.names]
     lines = {line.name: line for line in finished.stages}
     for line in finished.stages:
-        expected = {"photographs": 20, "triplets": 6, "swaps": 12, "result": 1}[line.unit]
+        expected = {"photographs": 20, "triplets": 6, "swaps": 16, "result": 1}[line.unit]
         assert line.ok + line.quarantined + line.pending == expected
         assert sum(item.count for item in line.reasons) == line.quarantined
     assert lines["faces"].ok == 20
@@ -229,18 +229,19 @@ def test_the_swaps_on_the_page_are_the_stored_files_with_their_marks(smoke_lake:
     stored = swapped_bytes(smoke_lake.lake)
     shown = page.pictures("swap by ")
     assert sorted(data for data, _ in shown) == sorted(stored.values())
-    assert len(shown) == 12
+    assert len(shown) == 16
     models = {
         name: smoke_lake.lake.current_artifact(name).metadata["model_id"] for name in ("teacher", "student")
     }
     for data, title in shown:
         mark = read_mark(data)
         assert mark is not None
-        assert mark.model_id == models["student" if mark.stage == "swaps/student" else "teacher"]
+        method = mark.stage.removeprefix("swaps/")
+        assert mark.model_id == {**models, "teacher_inversion": models["teacher"]}.get(method, "mesh_warp")
         assert mark.model_id in title
         assert page.words.count(mark.model_id) >= 4
     assert DIGITAL_SOURCE_TYPE in page.words
-    assert "12 of 12 marks" in page.text
+    assert "16 of 16 marks" in page.text
 
 
 def test_target_condition_and_truth_are_what_the_model_is_measured_with(
@@ -272,15 +273,14 @@ def test_the_metric_table_holds_every_stored_value_in_order(smoke_lake: Any, htm
         for row in smoke_lake.lake.evaluations.snapshot().dataset.to_table().to_pylist()
         if row["evaluation"] == digest
     ]
-    assert len(stored) == 5 * 6
+    assert len(stored) == 6 * 6
     section = html[html.index('<section id="metrics">') : html.index('<section id="swaps">')]
     body = section[section.index("<tbody>") : section.index("</tbody>")]
     lines = [" ".join(Page(line).text.split()) for line in body.split("</tr>") if "<th" in line]
     names = ["copy target", "codec ceiling", *METHODS]
     assert [next(name for name in reversed(names) if line.startswith(name)) for line in lines] == names
-    for line, key in zip(
-        lines, ("copy_target", "codec_ceiling", "teacher", "teacher_inversion", "student"), strict=True
-    ):
+    keys = ("copy_target", "codec_ceiling", "teacher", "teacher_inversion", "student", "mesh_warp")
+    for line, key in zip(lines, keys, strict=True):
         for row in (row for row in stored if row["method"] == key):
             mean, low, high = (metric(row["metric"]).text(row[part]) for part in ("mean", "low", "high"))
             assert f"{mean} {low} to {high}" in line
