@@ -164,9 +164,11 @@ def _artifact_asset(graph: StageGraph, stage: ArtifactStage) -> dg.AssetsDefinit
         result = run_artifact(opened, graph, own, device=lake.device, report=context.log.info)
         register_partitions(context.instance, opened)
         preview = own.preview(opened, result.artifact) if own.preview else None
+        figures = artifact_metadata(result)
+        table = own.table(opened, result.artifact) if own.table else None
         yield from _reported(
             version=result.artifact.digest.hex(),
-            metadata=artifact_metadata(result),
+            metadata=figures if table is None else {**figures, "table": dg.MetadataValue.md(table)},
             preview=preview,
         )
 

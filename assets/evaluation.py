@@ -6,7 +6,7 @@ nothing: it beats many models on PSNR) and *codec ceiling* (the exact answer thr
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING
 
@@ -99,7 +99,7 @@ def _build(
     methods = {
         COPY_TARGET: Swapped(target, everywhere),
         CODEC_CEILING: Swapped(codec.decode(codec.encode(truth)), everywhere),
-        **_swapped_pictures(swaps, pairs),
+        **swapped_pictures(swaps, pairs, METHODS),
     }
     scores = _scores(context, config, pairs, methods, exactly=not missing)
     rows = [
@@ -137,22 +137,24 @@ def swapped_pairs(swaps: LakeTable) -> list[str]:
     return sorted({row["pair_id"].removesuffix(f"__{row['method']}") for row in rows})
 
 
-def _swapped_pictures(swaps: LakeTable, pairs: list[EvaluationPair]) -> dict[str, Swapped]:
+def swapped_pictures(
+    swaps: LakeTable, pairs: list[EvaluationPair], methods: Sequence[str]
+) -> dict[str, Swapped]:
     """Swaps by method. A method that failed for some pairs is measured on the others, and its count says so.
 
     Raises LakeError for a method that failed for all.
     """
     rows = swaps.snapshot().scan(["pair_id", "swap", "swaps_state.status"]).to_pylist()
     found = {row["pair_id"]: row["swap"] for row in rows if row["swaps_state.status"] == Status.OK.value}
-    methods = {}
-    for method in METHODS:
+    stored = {}
+    for method in methods:
         keys = {place: f"{pair.pair_id}__{method}" for place, pair in enumerate(pairs)}
         made = {place: found[key] for place, key in keys.items() if key in found}
         if not made:
             raise LakeError(f"no swap by {method} is ok; `orchard status` tells why they failed")
         pictures = [decode_upright(data, SMALL_PICTURES) for data in made.values()]
-        methods[method] = Swapped(np.stack(pictures), list(made))
-    return methods
+        stored[method] = Swapped(np.stack(pictures), list(made))
+    return stored
 
 
 def _scores(

@@ -167,7 +167,8 @@ class ArtifactStage(Stage):
     Its fingerprint covers the digests of all rows of its row inputs. `extra_content` adds what is not a
     stage's output, such as the list of pairs to swap. `by_recipe` says that every recipe has one of its own.
     `finish` is called once the artifact is registered: it
-    removes what only an unfinished build needs, so that a kill before never costs the work again.
+    removes what only an unfinished build needs, so that a kill before never costs the work again. `preview`
+    (PNG) and `table` (Markdown) are for people who look at it.
     """
 
     build: ArtifactBuilder
@@ -175,6 +176,7 @@ class ArtifactStage(Stage):
     finish: Callable[[Lake, Artifact], None] | None = None
     extra_content: Callable[[Lake], bytes] | None = None
     preview: Callable[[Lake, Artifact], bytes | None] | None = None
+    table: Callable[[Lake, Artifact], str | None] | None = None
 
 
 @dataclass(frozen=True)

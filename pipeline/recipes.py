@@ -12,6 +12,7 @@ from typing import Any, Literal
 
 from pydantic import Field
 
+from assets.frontier_config import SweepConfig
 from assets.release import ReleaseConfig
 from assets.triplets_release import TripletsReleaseConfig
 from models.faces.condition import ConditionRecipe
@@ -45,6 +46,9 @@ class Recipe(FrozenConfig):
     student: TrainingRecipe = Field(description="How the student is trained, from the teacher's adapters.")
     sampling: SamplingConfig = Field(
         description="How triplets are made and swaps sampled; teacher and student alone do without inversion."
+    )
+    sweep: SweepConfig = Field(
+        default=SweepConfig(), description="Guidance scales and methods that its frontier measures."
     )
 
     def varied(self, name: str, description: str, **changes: Any) -> Recipe:

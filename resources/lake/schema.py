@@ -164,6 +164,9 @@ ARTIFACTS_SCHEMA = pa.schema(
 )
 """One row per finished artifact (release, checkpoint, evaluation); the highest sequence is current."""
 
+FRONTIERS = "frontiers"
+"""Folder of the lake with the values of every pair that frontiers measured."""
+
 EVALUATIONS_SCHEMA = pa.schema(
     [
         pa.field("evaluation", pa.string(), nullable=False),
