@@ -1,13 +1,19 @@
-"""Pictures that are in no lake, through the very stages that annotate the lake's photographs."""
+"""Pictures that are in no lake, through the very stages that annotate the lake's photographs.
+
+A swap is brought to the shape of its target photograph before: both are seen in one geometry then, and
+detectors find more than in 32 pixels.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import cv2
 import numpy as np
 
 from assets.stage import Row, RowModel, RowStage, StageGraph
+from models.faces.mesh import POINT_COUNT
 from resources.photos.reasons import RowError
 
 
@@ -38,3 +44,25 @@ def _flat(outcome: Row) -> dict[str, Any]:
         name: np.asarray(value).ravel() if isinstance(value, np.ndarray) else value
         for name, value in outcome.items()
     }
+
+
+def in_shape(picture: np.ndarray, width: int, height: int, long_side: int) -> tuple[np.ndarray, float]:
+    """A picture in the shape of a photograph of `width` x `height` px, and the scale against it.
+
+    The photograph's own size is taken, or the one whose longer side is `long_side` where that is less.
+    """
+    scale = min(1.0, long_side / max(width, height))
+    size = (max(1, round(width * scale)), max(1, round(height * scale)))
+    shrinks = min(size) < min(picture.shape[:2])
+    return cv2.resize(picture, size, interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_CUBIC), scale
+
+
+def mesh_centre(mesh: np.ndarray) -> np.ndarray:
+    """(x, y) of the middle of a mesh, flat as in the lake."""
+    return mesh.reshape(POINT_COUNT, 3)[:, :2].mean(axis=0)
+
+
+def lies_on(mesh: np.ndarray, theirs: np.ndarray) -> bool:
+    """Whether a face lies on another: its mesh's centre within the other's bounds, both in one geometry."""
+    centre, bounds = mesh_centre(mesh), theirs.reshape(POINT_COUNT, 3)[:, :2]
+    return bool(((centre >= bounds.min(axis=0)) & (centre <= bounds.max(axis=0))).all())

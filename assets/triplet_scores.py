@@ -1,8 +1,7 @@
 """`triplet_scores`: how good a pseudo triplet's picture is: whose face, and what of the target it kept.
 
 The swapped picture goes through the very stages that annotate the lake's photographs, and its annotation is
-compared with that of source and target. Before, it is brought to the size of the target photograph, so that
-both are seen in one geometry, and detectors find more than in 32 pixels.
+compared with that of source and target. Before, it is brought to the size of the target photograph.
 
 A picture in which the swapped face is not found is a result, not a failure: a row that is ok, with
 `face_found` false, the reason beside it, and no scores. The triplet itself stays; a release that filters by
@@ -14,12 +13,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, Literal
 
-import cv2
 import numpy as np
 import pyarrow as pa
 from pydantic import Field
 
-from assets.annotating import annotate_pictures
+from assets.annotating import annotate_pictures, in_shape, lies_on, mesh_centre
 from assets.landmarks import FACE_AT
 from assets.runner import load_model
 from assets.stage import Input, Row, RowOutcome, RowStage, StageConfig, StageContext, StageGraph
@@ -196,27 +194,18 @@ class TripletScorer:
 
 def _picture(row: Row, long_side: int) -> Row:
     """The swapped picture in the shape of its target photograph, and where the swapped face must be."""
+    swapped = decode_upright(row["swapped"], SMALL_PICTURES)
     width, height = int(row[f"{TARGET}.width"]), int(row[f"{TARGET}.height"])
-    scale = min(1.0, long_side / max(width, height))
-    size = (max(1, round(width * scale)), max(1, round(height * scale)))
-    picture = decode_upright(row["swapped"], SMALL_PICTURES)
-    shrinks = min(size) < min(picture.shape[:2])
-    resized = cv2.resize(picture, size, interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_CUBIC)
-    x, y = _mesh_centre(row[f"{TARGET}.{MESH}"]) * scale
-    return {"image": resized, FACE_AT: (float(x), float(y))}
-
-
-def _mesh_centre(mesh: np.ndarray) -> np.ndarray:
-    return mesh.reshape(478, 3)[:, :2].mean(axis=0)
+    picture, scale = in_shape(swapped, width, height, long_side)
+    x, y = mesh_centre(row[f"{TARGET}.{MESH}"]) * scale
+    return {"image": picture, FACE_AT: (float(x), float(y))}
 
 
 def _is_swapped_face(row: Row, found: Row) -> bool:
-    """Whether the face that was found lies on the target's: its centre within the other's bounds."""
+    """Whether the face that was found lies on the target's."""
     height, width = found["image"].shape[:2]
-    scale = np.array([row[f"{TARGET}.width"] / width, row[f"{TARGET}.height"] / height])
-    centre = _mesh_centre(found[MESH]) * scale
-    theirs = row[f"{TARGET}.{MESH}"].reshape(478, 3)[:, :2]
-    return bool(((centre >= theirs.min(axis=0)) & (centre <= theirs.max(axis=0))).all())
+    scale = np.array([row[f"{TARGET}.width"] / width, row[f"{TARGET}.height"] / height, 1.0])
+    return lies_on(found[MESH].reshape(478, 3) * scale, row[f"{TARGET}.{MESH}"])
 
 
 def _preview(row: Row) -> np.ndarray:
