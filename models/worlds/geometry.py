@@ -16,6 +16,8 @@ from models.worlds.numeric import bell, lerp, smooth_noise, smoothstep
 
 CROWN = 1.13  # y of the top of every skull
 EAR_LEVEL = 0.10  # y where the skull is widest; also where the jaw line starts
+CROP_FACE, CROP_PORTRAIT, CROP_BUST = 0, 1, 2
+CROP_CENTRE_Y, CROP_CENTRE_Z = -0.28, 0.45  # the point of the head in the middle of a face crop
 HAIR_SHORT, HAIR_PARTED, HAIR_FRINGE, HAIR_OPEN = 0, 1, 2, 3
 
 # What one person looks like in one photograph; lengths in face units.
@@ -29,7 +31,7 @@ FACE_FIELDS = (
 FACE_DTYPE = np.dtype([(name, np.float64) for name in FACE_FIELDS])
 
 
-@njit
+@njit(error_model="numpy")
 def shape_face(identity, attribute, face):
     """Fill one `FACE_DTYPE` record from an identity and an attribute record."""
     opening = attribute.mouth_open
@@ -71,7 +73,7 @@ def shape_face(identity, attribute, face):
     face.hair_volume = 0.07 if style == HAIR_SHORT else 0.10
 
 
-@njit
+@njit(error_model="numpy")
 def skull_section(face, y):
     """Half width of the bare skull at height y, and how far its axis lies in front of the head's."""
     if y > EAR_LEVEL:
@@ -83,7 +85,7 @@ def skull_section(face, y):
     return width * (1.0 - share**3.4) ** 0.5, 0.26 * smoothstep(0.15, 1.0, share)
 
 
-@njit
+@njit(error_model="numpy")
 def nose_height(face, x, y):
     """How far the nose stands out of the face at (x, y)."""
     root = face.eye_y + 0.05
@@ -100,7 +102,7 @@ def nose_height(face, x, y):
     return height + 0.085 * wings
 
 
-@njit
+@njit(error_model="numpy")
 def relief(face, x, y):
     """Height of the facial features over the bare skull at (x, y) of the front."""
     side = abs(x)
@@ -122,7 +124,7 @@ def relief(face, x, y):
     return height
 
 
-@njit
+@njit(error_model="numpy")
 def surface_point(face, theta, y):
     """The point (x, y, z) of the bare face at angle theta and height y."""
     width, forward = skull_section(face, y)
@@ -135,7 +137,7 @@ def surface_point(face, theta, y):
     return x, y, z + relief(face, x, y) * smoothstep(0.0, 0.45, cosine)
 
 
-@njit
+@njit(error_model="numpy")
 def painted_point(face, x, y):
     """The point of the front surface that carries the painted position (x, y)."""
     width, _ = skull_section(face, y)
@@ -143,28 +145,33 @@ def painted_point(face, x, y):
     return surface_point(face, math.asin(min(max(sine, -0.999), 0.999)), y)
 
 
-@njit
+@njit(error_model="numpy")
 def hair_depth(attribute, theta, x, y):
     """How far inside the hair (theta, y) lies, face units; negative on bare skin."""
-    style = int(attribute.hair_style)
     turn = abs(theta)
-    strands = 0.035 * (smooth_noise(theta * 34.0, y * 2.0, 11) - 0.5)
-    front = 0.74 - 0.05 * math.cos(3.0 * theta)
+    if turn < 0.92 and y < 0.30:
+        return -0.20  # no style comes so far down over the face
+    style = int(attribute.hair_style)
     temple, nape = 0.22, -0.42
-    if style == HAIR_PARTED:
+    if style == HAIR_SHORT:
+        front = 0.74 - 0.05 * math.cos(3.0 * theta)
+    elif style == HAIR_PARTED:
         front = 0.58 + 0.22 * smoothstep(-0.50, 0.42, x) - 0.10 * smoothstep(0.42, 0.75, x)
     elif style == HAIR_FRINGE:
         front = 0.58 + 0.02 * math.cos(9.0 * theta)
         temple, nape = -0.30, -0.75
-    elif style == HAIR_OPEN:
+    else:
         front = 0.80 - 0.30 * smoothstep(0.15, 0.95, turn)
         temple, nape = -0.30, -0.75
     line = front - (front - temple) * smoothstep(0.92, 1.34, turn)
     line -= (temple - nape) * smoothstep(1.62, 1.90, turn)
-    return y - line + strands
+    depth = y - line
+    if depth < -0.13 or depth > 0.20:
+        return depth  # so far from the hair's edge that its raggedness does not matter
+    return depth + 0.035 * (smooth_noise(theta * 34.0, y * 2.0, 11) - 0.5)
 
 
-@njit
+@njit(error_model="numpy")
 def head_point(face, attribute, theta, y):
     """The outer point of the head, hair included, at angle theta and height y."""
     x, height, z = surface_point(face, theta, y)
@@ -177,7 +184,7 @@ def head_point(face, attribute, theta, y):
     return x * (1.0 + lift), height + lift * crown * crown, z * (1.0 + lift)
 
 
-@njit
+@njit(error_model="numpy")
 def head_rotation(attribute):
     """The 3 by 3 rotation from head to camera: roll after pitch after yaw."""
     cos_yaw, sin_yaw = math.cos(attribute.yaw), math.sin(attribute.yaw)
@@ -196,11 +203,21 @@ def head_rotation(attribute):
     return rotation
 
 
-@njit
+@njit(error_model="numpy")
 def camera_frame(attribute, size):
-    """Pixels per face unit and the pixel position of the head's centre, for a square picture."""
-    return (
-        size * 0.40 * attribute.scale,
-        size * (0.5 + attribute.shift_x),
-        size * (0.51 + attribute.shift_y),
-    )
+    """Pixels per face unit and the pixel position of the head's centre, for a square picture.
+
+    A face crop is centred on the face as turned, like a detector's; portrait and bust on the head.
+    """
+    crop = int(attribute.crop)
+    if crop == CROP_FACE:
+        scale = 0.40 * 1.38 * attribute.scale
+        rotation = head_rotation(attribute)
+        x = rotation[0, 1] * CROP_CENTRE_Y + rotation[0, 2] * CROP_CENTRE_Z
+        y = rotation[1, 1] * CROP_CENTRE_Y + rotation[1, 2] * CROP_CENTRE_Z
+        across, down = 0.5 - scale * x, 0.5 + scale * y
+    elif crop == CROP_BUST:
+        scale, across, down = 0.40 * 0.72 * attribute.scale, 0.5, 0.44
+    else:
+        scale, across, down = 0.40 * attribute.scale, 0.5, 0.51
+    return size * scale, size * (across + attribute.shift_x), size * (down + attribute.shift_y)

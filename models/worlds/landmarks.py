@@ -29,7 +29,7 @@ IRIS_COUNT = 10
 JAW_THETA = 1.36  # radians: just before the outline of a frontal face
 
 
-@njit
+@njit(error_model="numpy")
 def _jaw_height(face, angle):
     """Height where a ray from the middle of the ear line, `angle` off straight down, meets the outline."""
     low, high = face.chin_y, EAR_LEVEL
@@ -43,7 +43,7 @@ def _jaw_height(face, angle):
     return 0.5 * (low + high)
 
 
-@njit
+@njit(error_model="numpy")
 def _brows_and_nose(face, points):
     for index in range(5):
         outward = 0.185 - 0.0925 * index  # the right brow runs from the temple to the nose
@@ -60,7 +60,7 @@ def _brows_and_nose(face, points):
         points[NOSE_BASE + index] = painted_point(face, across, face.nose_y - 0.085 + 0.012 * abs(index - 2))
 
 
-@njit
+@njit(error_model="numpy")
 def _eyes(face, points):
     # Along the eye's axis (-1 inner, 1 outer corner) and share of the lid's height.
     outer_to_inner = ((1.0, 0.0), (0.36, 1.0), (-0.36, 1.0), (-1.0, 0.0), (-0.36, -0.72), (0.36, -0.72))
@@ -76,7 +76,7 @@ def _eyes(face, points):
         points[LEFT_EYE_POINTS + index] = painted_point(face, face.eye_x + outward, y)
 
 
-@njit
+@njit(error_model="numpy")
 def _mouth(face, points):
     for index in range(12):
         # 48 left corner, 51 middle of the upper lip, 54 right corner, 57 middle of the lower lip.
@@ -94,7 +94,7 @@ def _mouth(face, points):
         points[INNER_LIPS + index] = painted_point(face, across, y)
 
 
-@njit
+@njit(error_model="numpy")
 def place_landmarks(face, attribute, size, landmarks, iris, iris_radius):
     """Fill landmarks (68, 2), iris (10, 2) and iris_radius (2,), pixels of a `size` picture.
 

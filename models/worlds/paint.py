@@ -27,17 +27,16 @@ BACKGROUND, SKIN, RIGHT_BROW, LEFT_BROW, RIGHT_EYE, LEFT_EYE, GLASSES = 0, 1, 2,
 LEFT_EAR, RIGHT_EAR, NOSE, MOUTH, UPPER_LIP, LOWER_LIP, NECK = 7, 8, 10, 11, 12, 13, 14
 CLOTH, HAIR = 16, 17
 
-FRECKLE_CELL = 0.058
-STUBBLE_CELL = 0.016
+FRECKLE_CELL = 0.036  # face units; the lattices are once, one and a half and twice as wide
 
 
-@njit
+@njit(error_model="numpy")
 def skin_tone(attribute):
     """The photograph's skin colour."""
     return attribute.skin_red, attribute.skin_green, attribute.skin_blue
 
 
-@njit
+@njit(error_model="numpy")
 def eye_opening(face, x, y):
     """How far inside the lids (x, y) lies: 1 on the eye's axis, 0 on a lid's edge, negative outside."""
     along = (abs(x) - face.eye_x) / face.eye_width
@@ -51,14 +50,14 @@ def eye_opening(face, x, y):
     return 1.0 + height / (0.72 * face.eye_height * arc + 0.004) if arc > 0.0 else -9.0
 
 
-@njit
+@njit(error_model="numpy")
 def brow_line(face, outward):
     """Height of a brow's middle line at `outward` from the eye's centre, positive towards the temple."""
     bend = outward / 0.20
     return face.brow_y + face.brow_tilt * outward + face.brow_arch * (1.0 - bend * bend) * 0.6
 
 
-@njit
+@njit(error_model="numpy")
 def lip_edges(face, x):
     """Heights at x of (outer upper, inner upper, inner lower, outer lower) lip edges."""
     along = clamp(x / face.mouth_width, -1.0, 1.0)
@@ -73,11 +72,11 @@ def lip_edges(face, x):
         inner_upper + face.upper_lip * arc * bow,
         inner_upper,
         inner_lower,
-        inner_lower - face.lower_lip * arc**0.8,
+        inner_lower - face.lower_lip * arc * (1.25 - 0.25 * arc),  # fuller than an arc
     )
 
 
-@njit
+@njit(error_model="numpy")
 def on_nose(face, x, y):
     """Whether (x, y) belongs to the nose as face parsers draw it."""
     bottom = face.nose_y - 0.075
@@ -92,54 +91,72 @@ def on_nose(face, x, y):
     return abs(x) < half
 
 
-@njit
+@njit(error_model="numpy")
+def _freckle_layer(colour, x, y, cosine, sine, cell, amount, key):
+    """One lattice of spots, one per cell at most, of random place, size and strength."""
+    across = (cosine * x - sine * y) / cell
+    up = (sine * x + cosine * y) / cell
+    column, row = math.floor(across), math.floor(up)
+    if lattice_noise(column, row, key) > 0.12 + 0.62 * amount:
+        return colour
+    strength, size = lattice_noise(column, row, key + 3), lattice_noise(column, row, key + 4)
+    radius = 0.14 + 0.24 * size * size
+    away_x = across - column - radius - (1.0 - 2.0 * radius) * lattice_noise(column, row, key + 1)
+    away_y = up - row - radius - (1.0 - 2.0 * radius) * lattice_noise(column, row, key + 2)
+    square = (away_x * away_x + away_y * away_y) / (radius * radius)
+    if square >= 1.0:
+        return colour
+    share = (0.22 + 0.78 * strength) * (0.30 + 0.70 * amount) * (1.0 - square) ** 2
+    return tinted(colour, 1 - 0.34 * share, 1 - 0.50 * share, 1 - 0.60 * share)
+
+
+@njit(error_model="numpy")
 def _freckles(identity, face, colour, x, y, seed):
-    amount = identity.freckles * bell(abs(x) - 0.26, 0.24) * bell(y - face.nose_y - 0.14, 0.17)
-    if amount <= 0.02:
+    if identity.freckles <= 0.0:
         return colour
-    # Three lattices of one freckle per cell, turned and shifted against each other, so that none shows.
-    for layer in range(3):
-        turn = 0.5 + 1.1 * layer
-        cell = FRECKLE_CELL * (1.0 + 0.3 * layer)
-        across = (math.cos(turn) * x - math.sin(turn) * y) / cell
-        up = (math.sin(turn) * x + math.cos(turn) * y) / cell
-        column, row = math.floor(across), math.floor(up)
-        key = seed + 10 * layer
-        if lattice_noise(column, row, key) > 0.15 + 0.45 * amount:
-            continue
-        centre_x = column + 0.25 + 0.5 * lattice_noise(column, row, key + 1)
-        centre_y = row + 0.25 + 0.5 * lattice_noise(column, row, key + 2)
-        radius = 0.12 + 0.13 * lattice_noise(column, row, key + 3) ** 2
-        distance = math.hypot(across - centre_x, up - centre_y)
-        share = (0.25 + 0.40 * amount) * smoothstep(radius, 0.35 * radius, distance)
-        colour = tinted(colour, 1 - 0.40 * share, 1 - 0.56 * share, 1 - 0.64 * share)
-    return colour
+    amount = identity.freckles * bell(abs(x) - 0.25, 0.25) * bell(y - face.nose_y - 0.15, 0.18)
+    if amount <= 0.03:
+        return colour
+    # Three lattices turned against each other (by 0.5, 1.6 and 2.7 radians), so that none shows.
+    colour = _freckle_layer(colour, x, y, 0.8776, 0.4794, FRECKLE_CELL, amount, seed)
+    colour = _freckle_layer(colour, x, y, -0.0292, 0.9996, 1.5 * FRECKLE_CELL, amount, seed + 10)
+    return _freckle_layer(colour, x, y, -0.9041, 0.4274, 2.1 * FRECKLE_CELL, 0.7 * amount, seed + 20)
 
 
-@njit
+@njit(error_model="numpy")
 def _stubble(identity, face, colour, x, y, seed):
-    if identity.stubble <= 0.0 or y > face.nose_y + 0.12:
+    if identity.stubble <= 0.0 or y > face.nose_y + 0.20:
         return colour
-    # Cheeks, chin and the strip under the nose, not the lips' rim.
-    cheek_line = face.mouth_y + 0.05 + 0.42 * max(abs(x) - 0.28, 0.0)
-    moustache = bell(x, 0.20) * smoothstep(face.nose_y - 0.05, face.nose_y - 0.12, y)
+    # Cheeks, chin and the strip under the nose, not the lips' rim; the border wanders and fades.
+    wander = 0.10 * (smooth_noise(x * 7.0, y * 7.0, seed + 5) - 0.5)
+    cheek_line = face.mouth_y + 0.05 + 0.42 * max(abs(x) - 0.28, 0.0) + wander
+    moustache = bell(x, 0.21) * smoothstep(face.nose_y - 0.04, face.nose_y - 0.13, y)
     area = max(
-        smoothstep(cheek_line + 0.16, cheek_line - 0.08, y) * smoothstep(0.10, 0.34, abs(x)), moustache
+        smoothstep(cheek_line + 0.20, cheek_line - 0.12, y) * smoothstep(0.06, 0.36, abs(x)), moustache
     )
-    below = smoothstep(face.mouth_y - 0.10, face.mouth_y - 0.20, y)
+    below = smoothstep(face.mouth_y - 0.09, face.mouth_y - 0.21, y)
     share = identity.stubble * max(area, below)
-    grain = lattice_noise(math.floor(x / STUBBLE_CELL), math.floor(y / STUBBLE_CELL), seed + 5)
-    share *= 0.62 + 0.38 * grain
-    return tinted(colour, 1 - 0.62 * share, 1 - 0.60 * share, 1 - 0.55 * share)
+    if share <= 0.01:
+        return colour
+    # Short hairs, finer than a pixel of most pictures: thin areas show single hairs, dense ones a shade.
+    hairs = 0.6 * smooth_noise(x * 120.0, y * 70.0, seed + 6) + 0.4 * smooth_noise(
+        x * 52.0, y * 36.0, seed + 9
+    )
+    share *= 0.72 + 0.56 * (hairs - 0.3) * (1.0 - 0.4 * share)
+    return tinted(colour, 1 - 0.66 * share, 1 - 0.63 * share, 1 - 0.56 * share)
 
 
-@njit
+@njit(error_model="numpy")
 def _mole(colour, x, y, mole_x, mole_y, radius):
-    share = 0.85 * smoothstep(radius, 0.55 * radius, math.hypot(x - mole_x, y - mole_y))
+    away_x, away_y = (x - mole_x) / radius, (y - mole_y) / radius
+    square = away_x * away_x + away_y * away_y
+    if square >= 1.0:
+        return colour
+    share = 0.85 * smoothstep(1.0, 0.3, square)
     return tinted(colour, 1 - 0.68 * share, 1 - 0.80 * share, 1 - 0.84 * share)
 
 
-@njit
+@njit(error_model="numpy")
 def paint_skin(identity, attribute, face, x, y):
     """Skin with the person's marks: mottling, freckles, moles, stubble, folds, shade under the eyes."""
     seed = int((identity.skin_seed + 1.0) * 400000.0)
@@ -180,10 +197,10 @@ def paint_skin(identity, attribute, face, x, y):
         0.24 * bell(x, 0.13) * bell(y - face.mouth_y + face.lower_lip + 0.7 * face.mouth_gap + 0.055, 0.030)
     )
     depth = (1.0 - nostril) * (1.0 - crease) * (1.0 - under) * (1.0 - socket) * (1.0 - chin)
-    return tinted(colour, depth**0.9, depth, depth)
+    return tinted(colour, 0.1 + 0.9 * depth, depth, depth)
 
 
-@njit
+@njit(error_model="numpy")
 def paint_make_up(attribute, face, colour, x, y):
     """Blusher on the cheeks and eye shadow on the lids."""
     side = abs(x)
@@ -198,7 +215,7 @@ def paint_make_up(attribute, face, colour, x, y):
     return colour
 
 
-@njit
+@njit(error_model="numpy")
 def brow_cover(identity, face, x, y):
     """Opacity in [0, 1] of the brow hair at (x, y)."""
     outward = abs(x) - face.eye_x
@@ -212,7 +229,7 @@ def brow_cover(identity, face, x, y):
     return identity.brow_strength * smoothstep(thickness + 0.008, thickness * 0.55, distance) * ends * hairs
 
 
-@njit
+@njit(error_model="numpy")
 def iris_colour(identity):
     """Brown, amber, green, blue or grey, by hue."""
     hue = clamp(identity.iris_hue, 0.0, 1.0) * 4.0
@@ -227,7 +244,7 @@ def iris_colour(identity):
     return scaled(colour, identity.iris_lightness)
 
 
-@njit
+@njit(error_model="numpy")
 def paint_eye(identity, face, x, y, opening):
     """The visible eyeball: sclera, iris with rim and pupil, lid shadow and a highlight."""
     side = 1.0 if x > 0 else -1.0
@@ -250,7 +267,7 @@ def paint_eye(identity, face, x, y, opening):
     return scaled(colour, 1.0 - lid)
 
 
-@njit
+@njit(error_model="numpy")
 def paint_lids(face, colour, x, y, opening):
     """Lashes on the lids' edges and the crease above the eye, on the skin round an eye."""
     height = y - face.eye_y
@@ -267,7 +284,7 @@ def paint_lids(face, colour, x, y, opening):
     return colour
 
 
-@njit
+@njit(error_model="numpy")
 def paint_mouth(attribute, face, x, y):
     """Colour and class of the mouth at (x, y); class 0 where there is none."""
     nothing = ((0.0, 0.0, 0.0), BACKGROUND)
@@ -304,7 +321,7 @@ def paint_mouth(attribute, face, x, y):
     return colour, LOWER_LIP
 
 
-@njit
+@njit(error_model="numpy")
 def paint_face(identity, attribute, face, x, y):
     """Colour and class of the front of the bare face at (x, y)."""
     left = x > 0.0  # the subject's left is on the right of the picture

@@ -4,6 +4,8 @@
     root/truth/<source identity>__<target identity>_<target stem>.png
                                            the source identity with the target photograph's attributes
     root/swap_pairs.csv                    source,target,truth (image ids, and a path relative to this file)
+                                           and use, where swaps for training are among them: their truths are
+                                           not written, as parameters tell them
     root/world.json                        world version, seed and the parameters of every photograph
 
 A file that exists is never written again: a second call completes a folder and changes nothing that is there,
@@ -18,7 +20,7 @@ import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
+from typing import Literal, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -33,6 +35,7 @@ Item = TypeVar("Item")
 JPEG_QUALITY = 95
 _BATCH = 32
 _PAIR_STREAM = 4
+_TRAIN_PAIR_STREAM = 5
 
 
 class SwapPair(BaseModel):
@@ -42,7 +45,12 @@ class SwapPair(BaseModel):
 
     source: str = Field(description="Image id of the photograph that gives the identity.")
     target: str = Field(description="Image id of the photograph that gives everything else.")
-    truth: str = Field(description="Path of the exact result, relative to the folder's root.")
+    truth: str = Field(
+        description="Path of the exact result, relative to the folder's root; empty where it is not written."
+    )
+    use: Literal["evaluation", "training"] = Field(
+        default="evaluation", description="What the pair is for; people of the one are not of the other."
+    )
 
 
 class WorldFile(BaseModel):
@@ -84,7 +92,7 @@ class PortraitSet:
         return self.root / "photos" / f"{image_id}.jpg"
 
     def truth_path(self, pair: SwapPair) -> Path:
-        """Where the exact result of a swap lies."""
+        """Where the exact result of a swap lies, if it is written."""
         return self.root / pair.truth
 
     def parameters(self, image_id: str) -> tuple[Identities, Attributes]:
@@ -129,19 +137,20 @@ def write_portraits(
     size: int = 256,
     swap_pairs: int = 32,
     held_out: int | None = None,
+    train_pairs: int = 0,
     seed: int = 0,
 ) -> PortraitSet:
     """Write the missing files of a portrait folder and return the whole set.
 
     `identities` people with `photos` photographs each, `size` pixels square, and the truth of `swap_pairs`
-    swaps between different people, the last `held_out` of them (all when None). Existing files are left
-    alone, byte and time stamp.
+    swaps between different people, the last `held_out` of them (all when None). `train_pairs` swaps between
+    the others are listed for training. Existing files are left alone, byte and time stamp.
 
     Raises `ValueError` when more distinct swaps are asked for than there are, or when `root` already holds
     the world file of other numbers.
     """
     world = _describe(
-        identities, photos, size, swap_pairs, identities if held_out is None else held_out, seed
+        identities, photos, size, swap_pairs, identities if held_out is None else held_out, train_pairs, seed
     )
     portraits = PortraitSet(Path(root), world)
     world_path = portraits.root / "world.json"
@@ -155,15 +164,16 @@ def write_portraits(
     missing = [image_id for image_id in portraits.image_ids if not portraits.photo_path(image_id).exists()]
     for image_id, picture in _pictures(missing, portraits.render_photos):
         _write(portraits.photo_path(image_id), _encode(picture, "JPEG", quality=JPEG_QUALITY, subsampling=0))
-    pairs = [pair for pair in world.swap_pairs if not portraits.truth_path(pair).exists()]
+    pairs = [pair for pair in world.swap_pairs if pair.truth and not portraits.truth_path(pair).exists()]
     for pair, picture in _pictures(pairs, portraits.render_truths):
         _write(portraits.truth_path(pair), _encode(picture, "PNG"))
     table_path = portraits.root / "swap_pairs.csv"
     if not table_path.exists():
         table = io.StringIO()
         writer = csv.writer(table, lineterminator="\n")
-        writer.writerow(("source", "target", "truth"))
-        writer.writerows((pair.source, pair.target, pair.truth) for pair in world.swap_pairs)
+        columns = ("source", "target", "truth", *(("use",) if train_pairs else ()))
+        writer.writerow(columns)
+        writer.writerows([getattr(pair, name) for name in columns] for pair in world.swap_pairs)
         _write(table_path, table.getvalue().encode())
     return portraits
 
@@ -185,36 +195,31 @@ def parse_portraits(root: Path) -> PortraitSet:
 
 
 def _describe(
-    identities: int, photos: int, size: int, swap_pairs: int, held_out: int, seed: int
+    identities: int, photos: int, size: int, swap_pairs: int, held_out: int, train_pairs: int, seed: int
 ) -> WorldFile:
     if not 0 < held_out <= identities:
         raise ValueError(f"held_out must be 1 to {identities} people, not {held_out}")
-    possible = held_out * (held_out - 1) * photos
-    if not 0 <= swap_pairs <= possible:
-        raise ValueError(
-            f"{held_out} identities with {photos} photos give at most {possible} swaps, not {swap_pairs}"
-        )
     first = identities - held_out
+    for people, count in ((held_out, swap_pairs), (first, train_pairs)):
+        possible = max(people * (people - 1) * photos, 0)
+        if not 0 <= count <= possible:
+            raise ValueError(
+                f"{people} identities with {photos} photos give at most {possible} swaps, not {count}"
+            )
     names = [f"w{person:06d}" for person in range(identities)]
     stems = [f"{photo + 1:04d}_01" for photo in range(photos)]
     people = sample_identities(seed, identities).values
     settings = sample_attributes(seed, identities * photos).values
-    generator = np.random.default_rng([seed, _PAIR_STREAM])
-    pairs = []
-    # Every (source person, another person, photograph of theirs) at most once: it names the truth file.
-    for choice in generator.choice(possible, swap_pairs, replace=False) if swap_pairs else ():
-        source, rest = divmod(int(choice), (held_out - 1) * photos)
-        other, photo = divmod(rest, photos)
-        target = first + (other if other < source else other + 1)
-        source += first
-        source_stem = stems[int(generator.integers(photos))]
-        pairs.append(
-            SwapPair(
-                source=f"{names[source]}/{source_stem}",
-                target=f"{names[target]}/{stems[photo]}",
-                truth=f"truth/{names[source]}__{names[target]}_{stems[photo]}.png",
-            )
+    pairs = [
+        SwapPair(
+            source=source, target=target, truth=f"truth/{identity_of(source)}__{target.replace('/', '_')}.png"
         )
+        for source, target in _pairs(names[first:], stems, swap_pairs, [seed, _PAIR_STREAM])
+    ]
+    pairs += [
+        SwapPair(source=source, target=target, truth="", use="training")
+        for source, target in _pairs(names[:first], stems, train_pairs, [seed, _TRAIN_PAIR_STREAM])
+    ]
     return WorldFile(
         world_version=WORLD_VERSION,
         seed=seed,
@@ -229,6 +234,22 @@ def _describe(
         },
         swap_pairs=tuple(pairs),
     )
+
+
+def _pairs(names: list[str], stems: list[str], count: int, stream: list[int]) -> list[tuple[str, str]]:
+    """`count` pairs of source and target photographs of different people.
+
+    Every (source person, another person, photograph of theirs) comes at most once: it names the truth file.
+    """
+    generator = np.random.default_rng(stream)
+    others, photos, found = len(names) - 1, len(stems), []
+    for choice in generator.choice(len(names) * others * photos, count, replace=False) if count else ():
+        source, rest = divmod(int(choice), others * photos)
+        other, photo = divmod(rest, photos)
+        target = other if other < source else other + 1
+        source_stem = stems[int(generator.integers(photos))]
+        found.append((f"{names[source]}/{source_stem}", f"{names[target]}/{stems[photo]}"))
+    return found
 
 
 def _numbers(row: NDArray[np.float32]) -> tuple[float, ...]:

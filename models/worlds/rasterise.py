@@ -11,7 +11,9 @@ from models.worlds.geometry import CROWN, EAR_LEVEL, head_point, skull_section
 from models.worlds.numeric import smoothstep
 from models.worlds.scenery import GLASSES_CURVE, GLASSES_FRONT, HINGE_X, HINGE_Y
 
-HEAD_ROWS, HEAD_COLUMNS = 93, 75
+COARSE_HEAD, FINE_HEAD = (63, 51), (93, 75)  # rows and columns of the head's mesh
+COARSE_REACH = 160  # the coarse mesh serves pictures of up to so many samples a side
+CHANNELS = 6  # of a sample: two of the surface's own, normal, painted x
 EAR_ROWS, EAR_COLUMNS = 9, 17
 THETA_REACH = 2.6  # radians; the back of the head is never seen
 FAR = -1.0e9
@@ -19,30 +21,39 @@ FAR = -1.0e9
 NOTHING, HEAD, RIGHT_EAR_DISC, LEFT_EAR_DISC, GLASSES_ARM = 0, 1, 2, 3, 4
 
 
-@njit
-def head_mesh(face, attribute):
-    """Points (rows, columns, 3) of the head in face units, and the (theta, y) of each."""
-    points = np.empty((HEAD_ROWS, HEAD_COLUMNS, 3))
-    places = np.empty((HEAD_ROWS, HEAD_COLUMNS, 2))
-    for row in range(HEAD_ROWS):
-        share = row / (HEAD_ROWS - 1)
+@njit(error_model="numpy")
+def head_mesh(face, attribute, size):
+    """Points (rows, columns, 3) of the head in face units, and (theta, y, painted x) of each.
+
+    The painted x goes on growing past the side of the head, so that nothing of the front shows there.
+    """
+    rows, columns = COARSE_HEAD if size <= COARSE_REACH else FINE_HEAD
+    points = np.empty((rows, columns, 3))
+    places = np.empty((rows, columns, 3))
+    for row in range(rows):
+        share = row / (rows - 1)
         # Rows gather towards both poles, where the outline bends fastest.
         bent = 0.72 * share + 0.28 * (0.5 - 0.5 * math.cos(math.pi * share))
         y = face.chin_y + (CROWN - face.chin_y) * bent
-        for column in range(HEAD_COLUMNS):
-            spread = 2.0 * column / (HEAD_COLUMNS - 1) - 1.0
+        width, _ = skull_section(face, y)
+        for column in range(columns):
+            spread = 2.0 * column / (columns - 1) - 1.0
             theta = THETA_REACH * (0.5 * spread + 0.5 * spread**3)  # columns gather at the nose
             points[row, column] = head_point(face, attribute, theta, y)
             places[row, column, 0] = theta
             places[row, column, 1] = y
+            x = width * math.sin(theta)
+            if abs(theta) > 0.5 * math.pi:
+                x = math.copysign(2.0 * width - abs(x), theta)
+            places[row, column, 2] = x
     return points, places
 
 
-@njit
+@njit(error_model="numpy")
 def ear_mesh(face, side):
     """Points and disc places of one ear; `side` is -1 for the left of the picture, 1 for the right."""
     points = np.empty((EAR_ROWS, EAR_COLUMNS, 3))
-    places = np.empty((EAR_ROWS, EAR_COLUMNS, 2))
+    places = np.zeros((EAR_ROWS, EAR_COLUMNS, 3))
     level = EAR_LEVEL - 0.17
     width, _ = skull_section(face, level)
     for row in range(EAR_ROWS):
@@ -62,7 +73,7 @@ def ear_mesh(face, side):
     return points, places
 
 
-@njit
+@njit(error_model="numpy")
 def _normals(points):
     """Unit normals of a mesh, from the differences of its neighbours along both ways."""
     rows, columns, _ = points.shape
@@ -83,15 +94,15 @@ def _normals(points):
     return normals
 
 
-@njit
+@njit(error_model="numpy")
 def draw_mesh(points, places, rotation, frame, part, two_sided, depth, samples, parts):
-    """Draw a mesh into the buffers: nearest depth, `samples` = (u, v, normal) and part per sample."""
+    """Draw a mesh into the buffers: nearest depth, `samples` = (u, v, normal, w) and part per sample."""
     scale, centre_x, centre_y = frame
     size = depth.shape[0]
     rows, columns, _ = points.shape
     normals = _normals(points)
     screen = np.empty((rows, columns, 3))
-    channels = np.empty((rows, columns, 5))
+    channels = np.empty((rows, columns, CHANNELS))
     for row in range(rows):
         for column in range(columns):
             for axis in range(3):
@@ -109,6 +120,7 @@ def draw_mesh(points, places, rotation, frame, part, two_sided, depth, samples, 
             screen[row, column, 1] = centre_y - scale * screen[row, column, 1]
             channels[row, column, 0] = places[row, column, 0]
             channels[row, column, 1] = places[row, column, 1]
+            channels[row, column, 5] = places[row, column, 2]
     for row in range(rows - 1):
         for column in range(columns - 1):
             for half in range(2):
@@ -126,11 +138,12 @@ def draw_mesh(points, places, rotation, frame, part, two_sided, depth, samples, 
                 right = min(size - 1, math.floor(max(x0, x1, x2) - 0.5))
                 top = max(0, math.ceil(min(y0, y1, y2) - 0.5))
                 bottom = min(size - 1, math.floor(max(y0, y1, y2) - 0.5))
+                inverse = 1.0 / area
                 for line in range(top, bottom + 1):
                     for pixel in range(left, right + 1):
                         px, py = pixel + 0.5, line + 0.5
-                        w1 = ((px - x0) * (y2 - y0) - (x2 - x0) * (py - y0)) / area
-                        w2 = ((x1 - x0) * (py - y0) - (px - x0) * (y1 - y0)) / area
+                        w1 = ((px - x0) * (y2 - y0) - (x2 - x0) * (py - y0)) * inverse
+                        w2 = ((x1 - x0) * (py - y0) - (px - x0) * (y1 - y0)) * inverse
                         w0 = 1.0 - w1 - w2
                         if w0 < -1e-7 or w1 < -1e-7 or w2 < -1e-7:
                             continue
@@ -139,13 +152,13 @@ def draw_mesh(points, places, rotation, frame, part, two_sided, depth, samples, 
                             continue
                         depth[line, pixel] = z
                         parts[line, pixel] = part
-                        for k in range(5):
+                        for k in range(CHANNELS):
                             samples[line, pixel, k] = (
                                 w0 * channels[ra, ca, k] + w1 * channels[rb, cb, k] + w2 * channels[rc, cc, k]
                             )
 
 
-@njit
+@njit(error_model="numpy")
 def arm_mesh(side):
     """One arm of the glasses, from the hinge back to the ear: a strip bent outwards."""
     points = np.empty((2, 9, 3))
@@ -155,4 +168,4 @@ def arm_mesh(side):
             points[row, column, 0] = side * (HINGE_X + 0.27 * math.sqrt(share))
             points[row, column, 1] = HINGE_Y - 0.03 * share + (row - 0.5) * 0.042
             points[row, column, 2] = GLASSES_FRONT - GLASSES_CURVE * HINGE_X**2 - 0.80 * share
-    return points, np.zeros((2, 9, 2))
+    return points, np.zeros((2, 9, 3))

@@ -6,6 +6,8 @@ many rows are asked for.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -16,6 +18,11 @@ from models.worlds.parameters import (
     Attributes,
     Identities,
 )
+
+CROPS = ("face", "portrait", "bust")
+"""Names of the values 0, 1 and 2 of the attribute `crop`."""
+CROP_SHARES = (0.6, 0.3, 0.1)
+OCCLUDED_SHARE = 0.1
 
 _IDENTITY_STREAM = 1
 _ATTRIBUTE_STREAM = 2
@@ -51,8 +58,20 @@ def sample_identities(seed: int, count: int) -> Identities:
     return Identities((2 * uniform - 1).astype(np.float32))
 
 
-def sample_attributes(seed: int, count: int) -> Attributes:
-    """`count` photographs: pose, expression, gaze, light, skin tone, make-up, glasses, hair, background."""
+def sample_attributes(
+    seed: int, count: int, *, crops: Sequence[str] = CROPS, occluded: float = OCCLUDED_SHARE
+) -> Attributes:
+    """`count` photographs: pose, expression, gaze, light, skin tone, make-up, glasses, hair, background.
+
+    `crops` are the crops to choose from, by `CROP_SHARES` among them; `occluded` is the share of photographs
+    with a hand, a microphone or a scarf before the face. Neither changes any other number of a photograph.
+
+    Raises `ValueError` for no crop, an unknown crop, or a share outside [0, 1].
+    """
+    if not crops or not set(crops) <= set(CROPS):
+        raise ValueError(f"crops must be some of {', '.join(CROPS)}, got {tuple(crops)}")
+    if not 0.0 <= occluded <= 1.0:
+        raise ValueError(f"occluded must be a share from 0 to 1, got {occluded}")
     names = list(ATTRIBUTE_NAMES)
     shape = (count, len(names))
     uniform = np.random.default_rng([seed, _ATTRIBUTE_STREAM]).random(shape)
@@ -94,6 +113,11 @@ def sample_attributes(seed: int, count: int) -> Attributes:
     put("glasses", np.floor(applied("glasses") * 8) - 5)
     colour("glasses", np.full((count, 3), 0.22), 0.2)
     put("hair_style", np.floor(draw("hair_style") * 4))
+    chosen = [CROPS.index(crop) for crop in CROPS if crop in crops]
+    edges = np.cumsum(np.array(CROP_SHARES)[chosen])
+    put("crop", np.array(chosen)[np.searchsorted(edges[:-1] / edges[-1], draw("crop"), side="right")])
+    put("occluder", np.where(applied("occluder") < occluded, 1 + np.floor(draw("occluder") * 3), 0.0))
+    colour("occluder", np.repeat(0.15 + 0.6 * applied("occluder_red")[:, None], 3, axis=1), 0.22)
     # Walls and clothes: any lightness, moderate colour.
     for surface, darkest, spread in (("background", 0.22, 0.20), ("cloth", 0.15, 0.22)):
         lightness = darkest + 0.6 * applied(f"{surface}_red")[:, None]

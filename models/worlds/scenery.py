@@ -24,7 +24,7 @@ FRAME = 0.022
 HINGE_X, HINGE_Y = 0.60, 0.13
 
 
-@njit
+@njit(error_model="numpy")
 def paint_hair(attribute, theta, y):
     """Hair on the head at (theta, y): strands, locks and a band of gloss."""
     strands = smooth_noise(theta * 46.0 + 1.5 * y, y * 2.2, 31)
@@ -34,14 +34,14 @@ def paint_hair(attribute, theta, y):
     return mix(colour, (1.0, 0.97, 0.92), 0.14 * strands * bell(y - 0.95, 0.10))
 
 
-@njit
+@njit(error_model="numpy")
 def has_long_hair(attribute):
     """Whether hair falls behind the head and covers the ears."""
     style = int(attribute.hair_style)
     return style in (HAIR_FRINGE, HAIR_OPEN)
 
 
-@njit
+@njit(error_model="numpy")
 def paint_ear(attribute, across, up):
     """An ear at (across, up) of its disc, both in [-1, 1]: rim, bowl and lobe."""
     radius = math.hypot(across, up)
@@ -51,7 +51,7 @@ def paint_ear(attribute, across, up):
     return tinted(skin_tone(attribute), shade, shade * 0.93, shade * 0.92)
 
 
-@njit
+@njit(error_model="numpy")
 def lens_distance(attribute, x, y):
     """Signed distance of (x, y) on the glasses' front from the nearer lens's edge, negative inside."""
     across = abs(x) - LENS_X
@@ -64,7 +64,7 @@ def lens_distance(attribute, x, y):
     return outside + min(max(over_x, over_y), 0.0) - RECTANGLE_CORNER
 
 
-@njit
+@njit(error_model="numpy")
 def paint_glasses(attribute, x, y, behind):
     """Glasses at (x, y) of their front over the colour `behind`; class 0 where there are none."""
     if int(attribute.glasses) == 0 or abs(x) > 0.64 or abs(y - LENS_Y) > 0.26:
@@ -82,7 +82,7 @@ def paint_glasses(attribute, x, y, behind):
     return behind, BACKGROUND
 
 
-@njit
+@njit(error_model="numpy")
 def paint_background(attribute, across, down):
     """The wall at (across, down), shares of the picture: two soft shapes over a vertical ramp."""
     seed = int(attribute.background_seed * 1000000.0)
@@ -94,7 +94,7 @@ def paint_background(attribute, across, down):
     return scaled(base, factor)
 
 
-@njit
+@njit(error_model="numpy")
 def _long_hair(attribute, x, y):
     """Opacity of the hair that hangs behind the head at (x, y), face units from the head's centre."""
     half = 0.96 if int(attribute.hair_style) == HAIR_FRINGE else 1.02
@@ -107,7 +107,7 @@ def _long_hair(attribute, x, y):
     return abs(x) < flare and y > ragged
 
 
-@njit
+@njit(error_model="numpy")
 def paint_scenery(attribute, x, y, across, down):
     """Colour, class and a stand-in normal (nx, ny, nz) of what lies behind the head.
 

@@ -7,10 +7,12 @@ import math
 import numpy as np
 from numba import njit
 
-from models.worlds.geometry import camera_frame, hair_depth, head_rotation, skull_section
-from models.worlds.numeric import clamp, smoothstep
+from models.worlds.geometry import camera_frame, hair_depth, head_rotation
+from models.worlds.numeric import clamp, scaled, smoothstep
+from models.worlds.occluders import NO_OCCLUDER, occluder_origin, paint_occluder
 from models.worlds.paint import BACKGROUND, GLASSES, HAIR, LEFT_EAR, RIGHT_EAR, paint_face
 from models.worlds.rasterise import (
+    CHANNELS,
     FAR,
     GLASSES_ARM,
     HEAD,
@@ -32,7 +34,7 @@ from models.worlds.scenery import (
 )
 
 
-@njit
+@njit(error_model="numpy")
 def _glasses_front(rotation, x, y):
     """Where the line of sight at (x, y) meets the curved front of the glasses: (x, y) on it and depth."""
     front = GLASSES_FRONT
@@ -45,67 +47,84 @@ def _glasses_front(rotation, x, y):
     return front_x, front_y, depth
 
 
-@njit
-def apply_light(attribute, colour, nx, ny, nz, gloss):
-    """A picture colour lit by key light and ambient; the zero normal gets ambient and a share of the key."""
+@njit(error_model="numpy")
+def light_of(attribute):
+    """What `apply_light` needs of a photograph: light and half direction, ambient, strength, colour."""
     light_x = math.sin(attribute.light_azimuth) * math.cos(attribute.light_elevation)
     light_y = math.sin(attribute.light_elevation)
     light_z = math.cos(attribute.light_azimuth) * math.cos(attribute.light_elevation)
-    length = math.sqrt(nx * nx + ny * ny + nz * nz)
-    direct, ambient, shine = 0.55, 1.0, 0.0
-    deep, middle, shallow = direct, direct, direct
-    if length > 1e-6:
-        nx, ny, nz = nx / length, ny / length, nz / length
+    half = max(math.sqrt(light_x * light_x + light_y * light_y + (light_z + 1.0) ** 2), 1e-6)
+    return (
+        (light_x, light_y, light_z),
+        (light_x / half, light_y / half, (light_z + 1.0) / half),
+        1.0 * attribute.ambient,
+        1.22 - 0.55 * attribute.ambient,
+        (1.0 * attribute.light_red, 1.0 * attribute.light_green, 1.0 * attribute.light_blue),
+    )
+
+
+@njit(error_model="numpy")
+def apply_light(light, colour, nx, ny, nz, gloss):
+    """A picture colour lit by key light and ambient; the zero normal gets ambient and a share of the key."""
+    towards, half, ambient, strength, key = light
+    square = nx * nx + ny * ny + nz * nz
+    shine = 0.0
+    deep, middle, shallow = 0.55, 0.55, 0.55
+    if square > 1e-12:
+        inverse = 1.0 / math.sqrt(square)
+        nx, ny, nz = nx * inverse, ny * inverse, nz * inverse
         # Light wraps round the edge as it does through skin, red furthest.
-        direct = nx * light_x + ny * light_y + nz * light_z
-        deep = max((direct + 0.26) / 1.26, 0.0)
-        middle = max((direct + 0.17) / 1.17, 0.0)
-        shallow = max((direct + 0.14) / 1.14, 0.0)
-        ambient = 0.82 + 0.18 * ny
-        half_z = light_z + 1.0
-        half = math.sqrt(light_x * light_x + light_y * light_y + half_z * half_z)
-        facing = (nx * light_x + ny * light_y + nz * half_z) / max(half, 1e-6)
-        shine = gloss * max(facing, 0.0) ** 22
-    strength = 1.22 - 0.55 * attribute.ambient
-    base = ambient * attribute.ambient
-    red = colour[0] * colour[0] * (base + strength * deep * attribute.light_red) + shine * attribute.light_red
-    green = (
-        colour[1] * colour[1] * (base + strength * middle * attribute.light_green)
-        + shine * attribute.light_green
-    )
-    blue = (
-        colour[2] * colour[2] * (base + strength * shallow * attribute.light_blue)
-        + shine * attribute.light_blue
-    )
+        direct = nx * towards[0] + ny * towards[1] + nz * towards[2]
+        deep = max((direct + 0.26) * (1.0 / 1.26), 0.0)
+        middle = max((direct + 0.17) * (1.0 / 1.17), 0.0)
+        shallow = max((direct + 0.14) * (1.0 / 1.14), 0.0)
+        ambient = ambient * (0.82 + 0.18 * ny)
+        facing = nx * half[0] + ny * half[1] + nz * half[2]
+        if gloss > 0.0 and facing > 0.7:
+            power = facing * facing  # the highlight is facing**22
+            fourth = power * power
+            eighth = fourth * fourth
+            shine = gloss * eighth * eighth * fourth * power
+    red = colour[0] * colour[0] * (ambient + strength * deep * key[0]) + shine * key[0]
+    green = colour[1] * colour[1] * (ambient + strength * middle * key[1]) + shine * key[1]
+    blue = colour[2] * colour[2] * (ambient + strength * shallow * key[2]) + shine * key[2]
     return math.sqrt(max(red, 0.0)), math.sqrt(max(green, 0.0)), math.sqrt(max(blue, 0.0))
 
 
-@njit
-def _shade_head(identity, attribute, face, theta, y):
-    """Colour, class and gloss of the head's surface at (theta, y)."""
-    width, _ = skull_section(face, y)
-    x = width * math.sin(theta)
+@njit(error_model="numpy")
+def _shade_head(identity, attribute, face, theta, y, x):
+    """Colour, class and gloss of the head's surface at (theta, y), painted at (x, y)."""
     inside = hair_depth(attribute, theta, x, y)
     if inside > 0.0:
         return paint_hair(attribute, theta, y), HAIR, 0.02
-    if abs(theta) > 0.5 * math.pi:
-        x = math.copysign(2.0 * width - abs(x), theta)  # past the side, x must not run back to the front
     colour, label = paint_face(identity, attribute, face, x, y)
-    # Hair shades the skin next to it.
-    shade = 1.0 - 0.30 * smoothstep(-0.10, 0.0, inside)
-    return (colour[0] * shade, colour[1] * shade, colour[2] * shade), label, 0.055
+    if inside > -0.10:
+        # Hair shades the skin next to it.
+        colour = scaled(colour, 1.0 - 0.30 * smoothstep(-0.10, 0.0, inside))
+    return colour, label, 0.055
 
 
-@njit
-def render_samples(identity, attribute, face, size, image, labels):
-    """Fill `image` (size, size, 3) in [0, 1] and `labels` (size, size) for one photograph."""
+@njit(error_model="numpy")
+def _put(image, line, pixel, colour):
+    image[line, pixel, 0] = clamp(colour[0], 0.0, 1.0)
+    image[line, pixel, 1] = clamp(colour[1], 0.0, 1.0)
+    image[line, pixel, 2] = clamp(colour[2], 0.0, 1.0)
+
+
+@njit(error_model="numpy")
+def render_samples(identity, attribute, face, size, image, labels, depth):
+    """Fill `image` (size, size, 3) in [0, 1], `labels` and `depth` (size, size) for one photograph.
+
+    `depth` is in face units towards the camera, `FAR` where neither head nor ears nor arms of glasses are.
+    """
     rotation = head_rotation(attribute)
     frame = camera_frame(attribute, size)
     scale, centre_x, centre_y = frame
-    depth = np.full((size, size), FAR)
-    samples = np.zeros((size, size, 5))
+    light = light_of(attribute)
+    depth[:] = FAR
+    samples = np.zeros((size, size, CHANNELS), np.float32)
     parts = np.zeros((size, size), np.uint8)
-    points, places = head_mesh(face, attribute)
+    points, places = head_mesh(face, attribute, size)
     draw_mesh(points, places, rotation, frame, HEAD, False, depth, samples, parts)
     if not has_long_hair(attribute):
         points, places = ear_mesh(face, -1.0)
@@ -114,6 +133,8 @@ def render_samples(identity, attribute, face, size, image, labels):
         draw_mesh(points, places, rotation, frame, LEFT_EAR_DISC, True, depth, samples, parts)
     cos_roll, sin_roll = math.cos(attribute.roll), math.sin(attribute.roll)
     with_glasses = int(attribute.glasses) > 0
+    with_occluder = int(attribute.occluder) != NO_OCCLUDER
+    origin_x, origin_y = occluder_origin(attribute)
     if with_glasses:
         for side in (-1.0, 1.0):
             points, places = arm_mesh(side)
@@ -122,12 +143,24 @@ def render_samples(identity, attribute, face, size, image, labels):
         for pixel in range(size):
             x = (pixel + 0.5 - centre_x) / scale
             y = (centre_y - line - 0.5) / scale
-            u, v = samples[line, pixel, 0], samples[line, pixel, 1]
+            level_x = cos_roll * x + sin_roll * y
+            level_y = cos_roll * y - sin_roll * x
+            if with_occluder:
+                colour, label, covered, normal = paint_occluder(
+                    attribute, level_x - origin_x, level_y - origin_y
+                )
+                if covered:
+                    colour = apply_light(light, colour, normal[0], normal[1], normal[2], 0.02)
+                    _put(image, line, pixel, colour)
+                    labels[line, pixel] = label
+                    continue
+            u, v = 1.0 * samples[line, pixel, 0], 1.0 * samples[line, pixel, 1]
             nx, ny, nz = samples[line, pixel, 2], samples[line, pixel, 3], samples[line, pixel, 4]
             part = parts[line, pixel]
             gloss = 0.0
             if part == HEAD:
-                colour, label, gloss = _shade_head(identity, attribute, face, u, v)
+                painted_x = 1.0 * samples[line, pixel, 5]
+                colour, label, gloss = _shade_head(identity, attribute, face, u, v, painted_x)
             elif part in (RIGHT_EAR_DISC, LEFT_EAR_DISC):
                 colour = paint_ear(attribute, u, v)
                 label = RIGHT_EAR if part == RIGHT_EAR_DISC else LEFT_EAR
@@ -136,12 +169,10 @@ def render_samples(identity, attribute, face, size, image, labels):
                 colour = (attribute.glasses_red, attribute.glasses_green, attribute.glasses_blue)
                 label = GLASSES
             else:
-                level_x = cos_roll * x + sin_roll * y
-                level_y = cos_roll * y - sin_roll * x
                 across, down = (pixel + 0.5) / size, (line + 0.5) / size
                 colour, label, normal = paint_scenery(attribute, level_x, level_y, across, down)
                 nx, ny, nz = normal
-            colour = apply_light(attribute, colour, nx, ny, nz, gloss)
+            colour = apply_light(light, colour, nx, ny, nz, gloss)
             if with_glasses:
                 front_x, front_y, z = _glasses_front(rotation, x, y)
                 # The bridge rests on any nose, however high.
@@ -149,27 +180,38 @@ def render_samples(identity, attribute, face, size, image, labels):
                     colour, worn = paint_glasses(attribute, front_x, front_y, colour)
                     if worn != BACKGROUND:
                         label = worn
-            image[line, pixel, 0] = clamp(colour[0], 0.0, 1.0)
-            image[line, pixel, 1] = clamp(colour[1], 0.0, 1.0)
-            image[line, pixel, 2] = clamp(colour[2], 0.0, 1.0)
+            _put(image, line, pixel, colour)
             labels[line, pixel] = label
 
 
-@njit
-def reduce_samples(image, labels, supersample, picture, parsing):
-    """Average the colours and take the commonest class of each pixel's samples."""
+@njit(error_model="numpy")
+def reduce_samples(image, labels, depth, supersample, picture, parsing, nearest):
+    """Average the colours, take the commonest class and the nearest depth of each pixel's samples."""
     size = parsing.shape[0]
-    counts = np.empty(32, np.int64)
+    counts = np.zeros(32, np.int64)
+    to_byte = 255.0 / (supersample * supersample)
     for line in range(size):
         for pixel in range(size):
-            counts[:] = 0
-            for channel in range(3):
-                total = 0.0
-                for down in range(supersample):
-                    for across in range(supersample):
-                        total += image[line * supersample + down, pixel * supersample + across, channel]
-                picture[line, pixel, channel] = np.uint8(total / (supersample * supersample) * 255.0 + 0.5)
-            for down in range(supersample):
-                for across in range(supersample):
-                    counts[labels[line * supersample + down, pixel * supersample + across]] += 1
-            parsing[line, pixel] = np.argmax(counts)
+            red, green, blue, front = 0.0, 0.0, 0.0, FAR
+            commonest = labels[line * supersample, pixel * supersample]
+            for down in range(line * supersample, (line + 1) * supersample):
+                for across in range(pixel * supersample, (pixel + 1) * supersample):
+                    red += image[down, across, 0]
+                    green += image[down, across, 1]
+                    blue += image[down, across, 2]
+                    front = max(front, depth[down, across])
+                    label = labels[down, across]
+                    counts[label] += 1
+                    # On a tie the lower class wins, whatever the order of the samples.
+                    if counts[label] > counts[commonest] or (
+                        counts[label] == counts[commonest] and label < commonest
+                    ):
+                        commonest = label
+            for down in range(line * supersample, (line + 1) * supersample):
+                for across in range(pixel * supersample, (pixel + 1) * supersample):
+                    counts[labels[down, across]] = 0
+            picture[line, pixel, 0] = np.uint8(red * to_byte + 0.5)
+            picture[line, pixel, 1] = np.uint8(green * to_byte + 0.5)
+            picture[line, pixel, 2] = np.uint8(blue * to_byte + 0.5)
+            parsing[line, pixel] = commonest
+            nearest[line, pixel] = front if front > FAR else np.nan

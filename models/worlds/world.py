@@ -18,11 +18,27 @@ from numpy.typing import NDArray
 
 from models.worlds.geometry import FACE_DTYPE, shape_face
 from models.worlds.landmarks import IRIS_COUNT, LANDMARK_COUNT, place_landmarks
+from models.worlds.paint import (
+    GLASSES,
+    LEFT_BROW,
+    LEFT_EYE,
+    LOWER_LIP,
+    MOUTH,
+    NOSE,
+    RIGHT_BROW,
+    RIGHT_EYE,
+    SKIN,
+    UPPER_LIP,
+)
 from models.worlds.parameters import Attributes, Identities
 from models.worlds.shading import reduce_samples, render_samples
 
-WORLD_VERSION = "1"
+WORLD_VERSION = "2"
 """Changes whenever the same parameters give other pixels, landmarks or classes."""
+
+VISIBLE_FACE_CLASSES = (
+    SKIN, RIGHT_BROW, LEFT_BROW, RIGHT_EYE, LEFT_EYE, GLASSES, NOSE, MOUTH, UPPER_LIP, LOWER_LIP
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -33,7 +49,9 @@ class RenderedFaces:
     `landmarks_68_N682` float32 pixels in iBUG order; `iris_N102` float32 pixels in the order of mediapipe's
     points 468 to 477: the subject's right eye (left in the picture) then the left one, each as centre, right,
     top, left and bottom of the rim as seen in the picture; `iris_radius_N2` float32 pixels, the subject's
-    right eye first.
+    right eye first; `depth_NHW` float32, how far the head's surface (with ears and the arms of glasses)
+    stands in front of the head's centre towards the camera, face units, NaN where there is none. An occluder
+    and the front of glasses do not enter the depth.
     """
 
     images_NHWC: NDArray[np.uint8]
@@ -41,6 +59,12 @@ class RenderedFaces:
     landmarks_68_N682: NDArray[np.float32]
     iris_N102: NDArray[np.float32]
     iris_radius_N2: NDArray[np.float32]
+    depth_NHW: NDArray[np.float32]
+
+    @property
+    def visible_face_NHW(self) -> NDArray[np.bool_]:
+        """Where the face or glasses on it are seen: no hair, no ears, nothing that an occluder covers."""
+        return np.isin(self.parsing_NHW, VISIBLE_FACE_CLASSES)
 
     def __len__(self) -> int:
         return len(self.images_NHWC)
@@ -54,9 +78,9 @@ def _compiled_renderer(source_digest: str):
     cache's key: a changed source file never meets stale machine code.
     """
 
-    @njit(cache=True, nogil=True)
+    @njit(cache=True, nogil=True, error_model="numpy")
     def render_one(
-        row, identities, attributes, faces, supersample, images, parsings, landmarks, irises, iris_radii
+        row, identities, attributes, faces, supersample, images, parsings, landmarks, irises, radii, depths
     ):
         if source_digest == "":
             raise ValueError("the world's sources have no digest")
@@ -67,9 +91,10 @@ def _compiled_renderer(source_digest: str):
         fine = size * supersample
         image = np.empty((fine, fine, 3))
         labels = np.empty((fine, fine), np.uint8)
-        render_samples(identity, attribute, face, fine, image, labels)
-        reduce_samples(image, labels, supersample, images[row], parsings[row])
-        place_landmarks(face, attribute, size, landmarks[row], irises[row], iris_radii[row])
+        depth = np.empty((fine, fine))
+        render_samples(identity, attribute, face, fine, image, labels, depth)
+        reduce_samples(image, labels, depth, supersample, images[row], parsings[row], depths[row])
+        place_landmarks(face, attribute, size, landmarks[row], irises[row], radii[row])
 
     return render_one
 
@@ -114,6 +139,7 @@ def render(
         landmarks_68_N682=np.empty((count, LANDMARK_COUNT, 2), np.float32),
         iris_N102=np.empty((count, IRIS_COUNT, 2), np.float32),
         iris_radius_N2=np.empty((count, 2), np.float32),
+        depth_NHW=np.empty((count, size, size), np.float32),
     )
     identity_records, attribute_records = identities.records(), attributes.records()
     face_records = np.zeros(count, FACE_DTYPE)
@@ -130,6 +156,7 @@ def render(
             faces.landmarks_68_N682,
             faces.iris_N102,
             faces.iris_radius_N2,
+            faces.depth_NHW,
         )
 
     with ThreadPoolExecutor(workers or os.cpu_count() or 1) as pool:
