@@ -24,8 +24,8 @@ from models.worlds import WORLD_VERSION, render, sample_attributes, sample_ident
 HELD_OUT_SEED = 1_000_003
 """Added to the seed: people and photographs that training never saw."""
 CHUNK = 500
-COARSE_SHARE, COARSEST = 0.4, 0.25
-"""How many photographs lose resolution, and the least share of their side that is left."""
+COARSEST = 0.25
+"""The least share of its side that a photograph made coarse keeps."""
 SHAKE_SCALE, SHAKE_TURN, SHAKE_SHIFT = 0.06, 0.05, 0.06
 """Standard deviations by which five points are scaled, turned (radians) and moved (of the eyes' distance)."""
 
@@ -39,6 +39,7 @@ class ChipPoolConfig(BaseModel):
     people: int = Field(default=12_000, ge=2, description="Identities.")
     photos: int = Field(default=4, ge=2, description="Photographs of each.")
     photo_size: int = Field(default=128, ge=64, description="Side at which photographs are rendered, px.")
+    coarse_share: float = Field(default=0.4, ge=0, le=1, description="Photographs that lose resolution.")
 
 
 @dataclass(frozen=True)
@@ -54,7 +55,9 @@ class ChipPool:
         return self.chips_PKHW3.shape[1]
 
 
-def build_chips(config: ChipPoolConfig, cache_dir: Path, log: Callable[[str], None] = print) -> ChipPool:
+def build_chips(
+    config: ChipPoolConfig, cache_dir: Path, log: Callable[[str], None] = print, *, workers: int = 1
+) -> ChipPool:
     """Render the pool, or load it from `cache_dir` if the very same one was rendered before."""
     text = json.dumps([config.model_dump(), WORLD_VERSION])
     path = cache_dir / f"chips_{hashlib.sha256(text.encode()).hexdigest()[:12]}.npz"
@@ -69,9 +72,11 @@ def build_chips(config: ChipPoolConfig, cache_dir: Path, log: Callable[[str], No
     chips = []
     for start in range(0, len(owner), CHUNK):
         part = np.arange(start, min(start + CHUNK, len(owner)))
-        faces = render(people[owner[part]], attributes[part], config.photo_size, supersample=1, workers=1)
+        faces = render(
+            people[owner[part]], attributes[part], config.photo_size, supersample=1, workers=workers
+        )
         for photo, landmarks in zip(faces.images_NHWC, faces.landmarks_68_N682, strict=True):
-            chips.append(_chip(photo, landmarks, rng))
+            chips.append(_chip(photo, landmarks, config.coarse_share, rng))
         log(f"rendered {part[-1] + 1} of {len(owner)} photographs")
     pool = ChipPool(
         np.stack(chips).reshape(config.people, config.photos, *chips[0].shape), people.values.copy()
@@ -88,10 +93,13 @@ def _seed(config: ChipPoolConfig, purpose: int) -> int:
 
 
 def _chip(
-    photo: NDArray[np.uint8], landmarks_68: NDArray[np.float32], rng: np.random.Generator
+    photo: NDArray[np.uint8],
+    landmarks_68: NDArray[np.float32],
+    coarse_share: float,
+    rng: np.random.Generator,
 ) -> NDArray[np.uint8]:
     points = arcface_points_from_68(landmarks_68)
-    coarse, share = rng.random() < COARSE_SHARE, rng.uniform(COARSEST, 1.0)
+    coarse, share = rng.random() < coarse_share, rng.uniform(COARSEST, 1.0)
     scale, turn = 1 + SHAKE_SCALE * rng.standard_normal(), SHAKE_TURN * rng.standard_normal()
     shift = SHAKE_SHIFT * rng.standard_normal(2)
     if coarse:

@@ -100,7 +100,7 @@ def train_embedder(pool: ChipPool, recipe: EmbedderRecipe, work_dir: Path) -> Wo
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(recipe.seed)
-        network = WorldNetwork().to(memory_format=torch.channels_last)
+        network = WorldNetwork()
         reader = nn.Linear(WORLD_EMBEDDING_SIZE, pool.identities_PI.shape[1])
     parameters = [*network.parameters(), *reader.parameters()]
     optimiser = torch.optim.AdamW(parameters, lr=recipe.learning_rate, weight_decay=recipe.weight_decay)
@@ -121,7 +121,11 @@ def train_embedder(pool: ChipPool, recipe: EmbedderRecipe, work_dir: Path) -> Wo
         done = step + 1
         if done % 50 == 0 or done == recipe.steps:
             speed = (done - first) * len(chips) / (time.monotonic() - began)
-            entry = {"step": done, "info_nce": round(float(found), 4), "parameters": round(float(read), 4)}
+            entry = {
+                "step": done,
+                "info_nce": round(float(found.detach()), 4),
+                "parameters": round(float(read.detach()), 4),
+            }
             _log(f"{json.dumps(entry)} {speed:.0f} chips/s")
             with (work_dir / LOG_NAME).open("a", encoding="utf-8") as log:
                 log.write(json.dumps(entry) + "\n")
@@ -179,22 +183,30 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--people", type=int, default=ChipPoolConfig().people)
     parser.add_argument("--photos", type=int, default=ChipPoolConfig().photos)
     parser.add_argument("--held-out-people", type=int, default=200)
+    parser.add_argument("--checkpoint-interval", type=int, default=EmbedderRecipe().checkpoint_interval)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--threads", type=int, default=1)
     arguments = parser.parse_args(argv)
     torch.set_num_threads(arguments.threads)
     arguments.work.mkdir(parents=True, exist_ok=True)
     pool_config = ChipPoolConfig(seed=arguments.seed, people=arguments.people, photos=arguments.photos)
-    recipe = EmbedderRecipe(steps=arguments.steps, seed=arguments.seed)
-    pool = build_chips(pool_config, arguments.work, _log)
+    recipe = EmbedderRecipe(
+        steps=arguments.steps, seed=arguments.seed, checkpoint_interval=arguments.checkpoint_interval
+    )
+    pool = build_chips(pool_config, arguments.work, _log, workers=arguments.threads)
     save_world_network(arguments.output, train_embedder(pool, recipe, arguments.work))
-    held_out = ChipPoolConfig(seed=arguments.seed + HELD_OUT_SEED, people=arguments.held_out_people, photos=2)
+    held_out = ChipPoolConfig(
+        seed=arguments.seed + HELD_OUT_SEED, people=arguments.held_out_people, photos=2, coarse_share=0.0
+    )
     report: dict[str, Any] = dict(
         evaluate_embedder(load_world_network(arguments.output), build_chips(held_out, arguments.work, _log))
     )
     report |= {"gate": GATE_RANK_1, "passed": report["rank_1"] >= GATE_RANK_1}
     text = json.dumps(report, indent=2)
-    (arguments.work / "embedder_gate.json").write_text(text + "\n", encoding="utf-8")
+    output: Path = arguments.output
+    output.with_name(f"{output.stem}_gate.json").write_text(text + "\n", encoding="utf-8")
+    log = (arguments.work / LOG_NAME).read_text(encoding="utf-8")
+    output.with_name(f"{output.stem}_log.jsonl").write_text(log, encoding="utf-8")
     _log(text)
     if not report["passed"]:
         raise SystemExit(f"the embedder does not pass its gate: rank-1 {report['rank_1']} < {GATE_RANK_1}")

@@ -1,5 +1,4 @@
-"""Make the tiny base: `python -m models.swap.pretraining --dlib-weights <.dat> --work <folder> --output
-<file>`.
+"""Make the tiny base: `python -m models.swap.pretraining --embedder <file> --work <folder> --output <file>`.
 
 The whole network is trained on exact swaps of the procedural world, so that identity has an effect before any
 teacher is trained on it; what PuLID's weights are to FLUX, this training is to the tiny base. A killed run
@@ -16,19 +15,20 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from models.identity.embedding import IdentityEmbedder
+from models.identity.world_embedder import WorldEmbedder
+from models.identity.world_embedder_data import HELD_OUT_SEED
 from models.swap import config as swap_config
 from models.swap.base import SwapBase, save_base
 from models.swap.codec import PatchCodec
 from models.swap.config import SwapModelConfig
-from models.swap.pretraining_data import WorldConfig, WorldData, WorldPool, build_pool
-from models.swap.pretraining_evaluation import evaluate
-from models.swap.training import StepLosses, train
+from models.swap.pretraining_data import Embedder, WorldConfig, WorldData, WorldPool, build_pool
+from models.swap.pretraining_evaluation import BaseReport, evaluate, gate
+from models.swap.training import LOSSES_NAME, StepLosses, train
 from models.swap.training_recipe import TrainingRecipe
 from models.swap.transformer import SwapTransformer
 
 CODEC_IMAGES = 6000
-HELD_OUT_SEED = 1_000_003  # added to the seed: people and scenes that training never saw
+LOG_EVERY = 100
 
 
 def fresh_base(config: SwapModelConfig, pool: WorldPool, seed: int) -> tuple[SwapTransformer, PatchCodec]:
@@ -57,14 +57,14 @@ def pretrain(
     config: SwapModelConfig,
     recipe: TrainingRecipe,
     world: WorldConfig,
-    embedder: IdentityEmbedder,
+    embedder: Embedder,
     work_dir: Path,
     output: Path,
     *,
     export_every: int | None = None,
 ) -> SwapBase:
     """Render (or reload) the pool, train everything, write the base to `output` and return it."""
-    pool = build_pool(config, world, embedder, work_dir, _log)
+    pool = build_pool(config, world, embedder, work_dir, _log, workers=torch.get_num_threads())
     model, codec = fresh_base(config, pool, recipe.seed)
     black = codec.encode(np.zeros((1, config.image_size, config.image_size, 3), np.uint8))[0]
     began = time.monotonic()
@@ -72,7 +72,7 @@ def pretrain(
 
     def on_step(step: int, losses: StepLosses) -> None:
         first.append(step) if not first else None
-        if step % 100 == 0 or step == recipe.steps:
+        if step % LOG_EVERY == 0 or step == recipe.steps:
             rate = (step - first[0] + 1) * recipe.batch_size / (time.monotonic() - began)
             _log(f"step {step} of {recipe.steps}: loss {losses.flow:.4f}, {rate:.0f} samples/s")
         if export_every is not None and step % export_every == 0:
@@ -113,20 +113,20 @@ def recipe_from(arguments: argparse.Namespace) -> TrainingRecipe:
 def main(argv: list[str] | None = None) -> None:
     """Run the command line."""
     parser = argparse.ArgumentParser(prog="python -m models.swap.pretraining", description=__doc__)
-    parser.add_argument("--dlib-weights", type=Path, required=True, help="dlib's face recognition .dat file")
+    parser.add_argument("--embedder", type=Path, required=True, help="the world's embedder (safetensors)")
     parser.add_argument("--work", type=Path, required=True, help="folder for the pool and resumable states")
     parser.add_argument("--output", type=Path, required=True, help="safetensors file to write")
     parser.add_argument("--steps", type=int, default=5000)
     parser.add_argument("--batch-size", type=int, default=64)
     parser.add_argument("--learning-rate", type=float, default=2e-3)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--people", type=int, default=2000)
-    parser.add_argument("--photos", type=int, default=4)
-    parser.add_argument("--scenes", type=int, default=20_000)
+    parser.add_argument("--people", type=int, default=WorldConfig().people)
+    parser.add_argument("--photos", type=int, default=WorldConfig().photos)
+    parser.add_argument("--scenes", type=int, default=WorldConfig().scenes)
     parser.add_argument("--checkpoint-interval", type=int, default=250)
     parser.add_argument("--export-every", type=int, help="write the output every so many steps too")
     parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--held-out-pairs", type=int, default=100, help="pairs of the closing evaluation")
+    parser.add_argument("--held-out-pairs", type=int, default=200, help="pairs of the closing evaluation")
     parser.add_argument("--held-out-people", type=int, default=200, help="people of the closing evaluation")
     parser.add_argument("--held-out-scenes", type=int, default=600, help="scenes of the closing evaluation")
     arguments = parser.parse_args(argv)
@@ -135,7 +135,7 @@ def main(argv: list[str] | None = None) -> None:
     world = WorldConfig(
         seed=arguments.seed, people=arguments.people, photos=arguments.photos, scenes=arguments.scenes
     )
-    embedder = IdentityEmbedder(arguments.dlib_weights, "cpu")
+    embedder = WorldEmbedder(arguments.embedder)
     base = pretrain(
         config,
         recipe_from(arguments),
@@ -154,8 +154,29 @@ def main(argv: list[str] | None = None) -> None:
     report = evaluate(
         base, build_pool(config, held_out, embedder, arguments.work, _log), held_out, arguments.held_out_pairs
     )
-    (arguments.work / "report.json").write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
+    verdict = gate(report)
+    write_records(arguments.output, arguments.work / "run", report)
     _log(json.dumps(report))
+    _log(json.dumps(verdict))
+    if not verdict["passed"]:
+        raise SystemExit(f"{arguments.output} does not pass its gate: nothing may be trained on it")
+
+
+def write_records(output: Path, run_dir: Path, report: BaseReport) -> None:
+    """Write the training log (medians of 100 steps) and the gate's numbers beside the base."""
+    lines = (run_dir / LOSSES_NAME).read_text(encoding="utf-8").splitlines()
+    losses = [json.loads(line)["flow"] for line in lines]
+    entries = [
+        {
+            "step": min(start + LOG_EVERY, len(losses)),
+            "loss": round(float(np.median(losses[start : start + LOG_EVERY])), 4),
+        }
+        for start in range(0, len(losses), LOG_EVERY)
+    ]
+    log = "".join(json.dumps(entry) + "\n" for entry in entries)
+    output.with_name(f"{output.stem}_log.jsonl").write_text(log, encoding="utf-8")
+    numbers = json.dumps({"gate": gate(report), "held_out": report}, indent=2)
+    output.with_name(f"{output.stem}_gate.json").write_text(numbers + "\n", encoding="utf-8")
 
 
 def _log(line: str) -> None:

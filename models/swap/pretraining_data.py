@@ -21,7 +21,8 @@ from pydantic import Field
 
 from models.faces.condition import ConditionRecipe
 from models.faces.frame import FaceFrame, face_frame, frame_condition
-from models.identity.embedding import five_points_from_68
+from models.identity.arcface_alignment import arcface_points_from_68
+from models.identity.world_embedder import world_chip
 from models.swap.codec import LatentCodec
 from models.swap.config import FrozenConfig, SwapModelConfig
 from models.swap.data import Choices, TrainingBatch
@@ -33,12 +34,10 @@ CONDITION = ConditionRecipe(landmark_radius=0, iris_radius=0)  # at 32 px, dots 
 
 
 class Embedder(Protocol):
-    """Face embedder: uint8 RGB pictures and five points each (pixels) to (N, D) float32."""
+    """Face embedder: aligned chips (N, 64, 64, 3) uint8 RGB to (N, D) float32."""
 
-    def embed(
-        self, images: list[NDArray[np.uint8]], landmark5: list[NDArray[np.float32]]
-    ) -> NDArray[np.float32]:
-        """Return one embedding per picture."""
+    def embed_chips(self, chips_NHW3: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """Return one embedding per chip."""
         ...
 
 
@@ -46,18 +45,21 @@ class WorldConfig(FrozenConfig):
     """How much of the world is rendered."""
 
     seed: int = Field(default=0, ge=0, description="Decides people, photos and scenes; others share no one.")
-    people: int = Field(default=2000, ge=3, description="Identities.")
-    photos: int = Field(default=4, ge=1, description="Embedded photos of each.")
-    scenes: int = Field(default=20_000, ge=1, description="Scenes, each with three targets.")
-    photo_size: int = Field(default=256, ge=64, description="Side of the photos that are embedded.")
+    people: int = Field(default=6000, ge=3, description="Identities.")
+    photos: int = Field(default=3, ge=1, description="Embedded photos of each.")
+    scenes: int = Field(default=30_000, ge=1, description="Scenes, each with three targets.")
+    photo_size: int = Field(default=128, ge=64, description="Side of the photos that are embedded.")
+    crops: tuple[str, ...] = Field(
+        default=("face",), description="Camera crops of photos and scenes; at 32 px a face fills the frame."
+    )
 
 
 @dataclass(frozen=True)
-class WorldPool:
-    """Rendered scenes: uint8 pictures, and embeddings of photos of everyone in them.
+class WorldScenes:
+    """What is rendered: uint8 pictures of scenes, and face chips of other photos of everyone in them.
 
     `targets_NHWC` are exact swaps into the scenes `scene_N`, of people `person_N`; `conditions_SHWC` one per
-    scene; `scene_person_S` is the person the condition was made from; `embeddings_PKD` K photos of each
+    scene; `scene_person_S` is the person the condition was made from; `chips_PKHW3` K photos of each
     person. `attributes_S` is each scene's row of attributes, to render it again with anyone else.
     """
 
@@ -66,8 +68,15 @@ class WorldPool:
     scene_N: NDArray[np.int64]
     conditions_SHWC: NDArray[np.uint8]
     scene_person_S: NDArray[np.int64]
-    embeddings_PKD: NDArray[np.float32]
+    chips_PKHW3: NDArray[np.uint8]
     attributes_S: NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class WorldPool(WorldScenes):
+    """Scenes, and `embeddings_PKD` of the chips: identities to train on."""
+
+    embeddings_PKD: NDArray[np.float32]
 
 
 def build_pool(
@@ -76,22 +85,43 @@ def build_pool(
     embedder: Embedder,
     cache_dir: Path,
     log: Callable[[str], None] = print,
+    *,
+    workers: int = 1,
 ) -> WorldPool:
-    """Render the pool, or load it from `cache_dir` if the very same one was rendered before."""
+    """Return the rendered scenes with the embeddings of everyone's photos."""
+    scenes = build_scenes(config, world, cache_dir, log, workers=workers)
+    people, photos = scenes.chips_PKHW3.shape[:2]
+    embeddings = embedder.embed_chips(scenes.chips_PKHW3.reshape(-1, *scenes.chips_PKHW3.shape[2:]))
+    log(f"embedded {people * photos} photos")
+    return WorldPool(**vars(scenes), embeddings_PKD=embeddings.reshape(people, photos, -1))
+
+
+def build_scenes(
+    config: SwapModelConfig,
+    world: WorldConfig,
+    cache_dir: Path,
+    log: Callable[[str], None] = print,
+    *,
+    workers: int = 1,
+) -> WorldScenes:
+    """Render the scenes, or load them from `cache_dir` if the very same ones were rendered before.
+
+    `workers` threads render; they decide nothing but time.
+    """
     cache_dir.mkdir(parents=True, exist_ok=True)
     text = json.dumps([world.model_dump(), config.image_size, CONDITION.model_dump(), WORLD_VERSION])
     path = cache_dir / f"world_{hashlib.sha256(text.encode()).hexdigest()[:12]}.npz"
     if path.exists():
         log(f"world pool loaded from {path}")
         with np.load(path) as arrays:
-            return WorldPool(**dict(arrays.items()))
+            return WorldScenes(**dict(arrays.items()))
     people = world_people(world)
-    embeddings = _embed_people(people, world, embedder, log)
-    pool = _render_scenes(people, config, world, embeddings, log)
+    chips = _photo_chips(people, world, log, workers)
+    scenes = _render_scenes(people, config, world, chips, log, workers)
     unfinished = path.with_suffix(".unfinished.npz")
-    np.savez(unfinished, **vars(pool))
+    np.savez(unfinished, **vars(scenes))
     unfinished.replace(path)
-    return pool
+    return scenes
 
 
 def world_people(world: WorldConfig) -> Identities:
@@ -101,38 +131,41 @@ def world_people(world: WorldConfig) -> Identities:
 
 def render_scene(people: Identities, attributes: Attributes, size: int) -> NDArray[np.uint8]:
     """Return photos at the model's size, (N, size, size, 3), rendered as the pool's targets are."""
-    return np.stack([frame.image for frame in _frames(people, attributes, size)])
+    return np.stack([frame.image for frame in _frames(people, attributes, size, workers=1)])
 
 
 def _seed(world: WorldConfig, purpose: int) -> int:
     return int(np.random.SeedSequence([world.seed, purpose]).generate_state(1)[0])
 
 
-def _embed_people(
-    people: Identities, world: WorldConfig, embedder: Embedder, log: Callable[[str], None]
-) -> NDArray[np.float32]:
-    """Return (P, K, D): embeddings of K photos of each person, each with attributes of its own."""
+def _photo_chips(
+    people: Identities, world: WorldConfig, log: Callable[[str], None], workers: int
+) -> NDArray[np.uint8]:
+    """Return (P, K, 64, 64, 3): face chips of K photos of each person, each with attributes of its own."""
     owner = np.repeat(np.arange(world.people), world.photos)
-    attributes = sample_attributes(_seed(world, 2), len(owner))
-    rows = []
+    attributes = sample_attributes(_seed(world, 2), len(owner), crops=world.crops)
+    chips: list[NDArray[np.uint8]] = []
     for start in range(0, len(owner), CHUNK):
         part = np.arange(start, min(start + CHUNK, len(owner)))
-        faces = render(people[owner[part]], attributes[part], size=world.photo_size, supersample=1, workers=1)
-        points = [five_points_from_68(landmarks) for landmarks in faces.landmarks_68_N682]
-        rows.append(embedder.embed(list(faces.images_NHWC), points))
-        log(f"embedded {part[-1] + 1} of {len(owner)} photos")
-    return np.concatenate(rows).reshape(world.people, world.photos, -1).astype(np.float32)
+        faces = render(
+            people[owner[part]], attributes[part], world.photo_size, supersample=1, workers=workers
+        )
+        for photo, landmarks in zip(faces.images_NHWC, faces.landmarks_68_N682, strict=True):
+            chips.append(world_chip(photo, arcface_points_from_68(landmarks)))
+        log(f"rendered {part[-1] + 1} of {len(owner)} photos")
+    return np.stack(chips).reshape(world.people, world.photos, *chips[0].shape)
 
 
 def _render_scenes(
     people: Identities,
     config: SwapModelConfig,
     world: WorldConfig,
-    embeddings_PKD: NDArray[np.float32],
+    chips_PKHW3: NDArray[np.uint8],
     log: Callable[[str], None],
-) -> WorldPool:
+    workers: int,
+) -> WorldScenes:
     rng = np.random.default_rng(_seed(world, 3))
-    attributes = sample_attributes(_seed(world, 4), world.scenes)
+    attributes = sample_attributes(_seed(world, 4), world.scenes, crops=world.crops)
     # Three different people per scene; the first is the one the condition is made from.
     person_S3 = np.stack([rng.choice(world.people, 3, replace=False) for _ in range(world.scenes)])
     size = config.image_size
@@ -141,25 +174,25 @@ def _render_scenes(
     for start in range(0, world.scenes, CHUNK):
         part = np.arange(start, min(start + CHUNK, world.scenes))
         for place in range(3):
-            frames = _frames(people[person_S3[part, place]], attributes[part], size)
+            frames = _frames(people[person_S3[part, place]], attributes[part], size, workers)
             targets[part, place] = np.stack([frame.image for frame in frames])
             if place == 0:
                 conditions[part] = np.stack([frame_condition(frame, CONDITION) for frame in frames])
         log(f"rendered {part[-1] + 1} of {world.scenes} scenes")
-    return WorldPool(
+    return WorldScenes(
         targets_NHWC=targets.reshape(-1, size, size, 3),
         person_N=person_S3.reshape(-1).astype(np.int64),
         scene_N=np.repeat(np.arange(world.scenes), 3).astype(np.int64),
         conditions_SHWC=conditions,
         scene_person_S=person_S3[:, 0].astype(np.int64),
-        embeddings_PKD=embeddings_PKD,
+        chips_PKHW3=chips_PKHW3,
         attributes_S=attributes.values,
     )
 
 
-def _frames(people: Identities, attributes: Attributes, size: int) -> list[FaceFrame]:
+def _frames(people: Identities, attributes: Attributes, size: int, workers: int) -> list[FaceFrame]:
     """Return rendered photos with exact masks and points, at the model's size."""
-    faces = render(people, attributes, size=RENDER_SIZE, supersample=2, workers=1)
+    faces = render(people, attributes, size=RENDER_SIZE, supersample=2, workers=workers)
     visible = np.ones((RENDER_SIZE, RENDER_SIZE), bool)
     parts = zip(faces.images_NHWC, faces.parsing_NHW, faces.landmarks_68_N682, faces.iris_N102, strict=True)
     return [face_frame(image, parsing, visible, points, iris, size) for image, parsing, points, iris in parts]

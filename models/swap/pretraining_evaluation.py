@@ -20,7 +20,11 @@ from models.worlds import Attributes
 NOISE_LEVELS = (0.3, 0.6, 0.9)
 CANDIDATES = 20
 LOSS_ROWS = 600
-ID_SCALES = (1.0, 2.0, 4.0)
+ID_SCALES = (1.0, 2.0, 3.0, 4.0, 6.0)
+GATE_RANK_1 = 0.7
+"""Share of exact swaps that must be the nearest of 20 people, at the best identity guidance."""
+GATE_WRONG_OVER_RIGHT = 0.10
+"""By how much the wrong identity's loss must lie above the right one's at t = 0.6."""
 
 
 class SwapNumbers(TypedDict):
@@ -36,6 +40,34 @@ class BaseReport(TypedDict):
 
     loss: dict[str, dict[str, float]]
     swaps: dict[str, SwapNumbers]
+
+
+class Gate(TypedDict):
+    """Whether anything may be trained on a base, and the numbers that decide it."""
+
+    rank_1_of_20: float
+    id_guidance_scale: float
+    leak: float
+    wrong_over_right: float
+    passed: bool
+
+
+def gate(report: BaseReport) -> Gate:
+    """Return the gate's verdict: rank-1 of 20 at the best identity guidance, and the losses at t = 0.6."""
+    best = max(ID_SCALES, key=lambda scale: report["swaps"][_row(scale)]["rank_1_of_20"])
+    swaps, loss = report["swaps"][_row(best)], report["loss"]["t=0.6"]
+    wrong_over_right = round(loss["wrong"] / loss["right"] - 1, 4)
+    return {
+        "rank_1_of_20": swaps["rank_1_of_20"],
+        "id_guidance_scale": best,
+        "leak": swaps["leak"],
+        "wrong_over_right": wrong_over_right,
+        "passed": swaps["rank_1_of_20"] >= GATE_RANK_1 and wrong_over_right >= GATE_WRONG_OVER_RIGHT,
+    }
+
+
+def _row(scale: float) -> str:
+    return f"id_guidance {scale:g}"
 
 
 def evaluate(
@@ -124,7 +156,7 @@ def _swaps(
     for scale in ID_SCALES:
         sampling = SamplingConfig(steps=steps, inversion=None, id_guidance_scale=scale)
         latents: Tensor = swapper.swap(source, condition, None, sampling, list(range(len(rows))))
-        report[f"id_guidance {scale:g}"] = _compare(base.codec.decode(latents), candidates_NKHWC, targets)
+        report[_row(scale)] = _compare(base.codec.decode(latents), candidates_NKHWC, targets)
     return report
 
 

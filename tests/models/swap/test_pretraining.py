@@ -8,32 +8,34 @@ import numpy as np
 import pytest
 import torch
 
-from models.identity.embedding import IdentityEmbedder
+from models.identity.world_embedder import WorldEmbedder, WorldNetwork, save_world_network
 from models.swap import config as swap_config
 from models.swap.base import SwapBase, load_base
 from models.swap.pretraining import fresh_base, main
 from models.swap.pretraining_data import WorldConfig, WorldData, build_pool, render_scene, world_people
-from models.swap.pretraining_evaluation import evaluate
+from models.swap.pretraining_evaluation import BaseReport, evaluate, gate
 from models.worlds import Attributes
 
 WORLD = WorldConfig(seed=5, people=24, photos=2, scenes=30)
 
 
 @pytest.fixture(scope="module")
-def dlib_weights() -> Path:
-    package = importlib.resources.files("face_recognition_models")
-    return Path(str(package / "models" / "dlib_face_recognition_resnet_model_v1.dat"))
+def fresh_embedder(tmp_path_factory) -> Path:
+    path = tmp_path_factory.mktemp("embedder") / "fresh.safetensors"
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        save_world_network(path, WorldNetwork())
+    return path
 
 
 @pytest.fixture(scope="module")
-def pool(dlib_weights, tmp_path_factory):
-    return build_pool(
-        swap_config.tiny(),
-        WORLD,
-        IdentityEmbedder(dlib_weights),
-        tmp_path_factory.mktemp("pool"),
-        lambda line: None,
-    )
+def pool(tmp_path_factory):
+    embedder = WorldEmbedder(_packaged("identity", "world_embedder.safetensors"))
+    return build_pool(swap_config.tiny(), WORLD, embedder, tmp_path_factory.mktemp("pool"), lambda line: None)
+
+
+def _packaged(part: str, name: str) -> Path:
+    return Path(str(importlib.resources.files(f"models.{part}"))) / "checkpoints" / name
 
 
 def test_pool_holds_exact_swaps_of_three_people_per_scene(pool):
@@ -81,41 +83,67 @@ def test_evaluation_reference_rows(pool):
         assert 1.5 < losses["right"] < 2.5
 
 
-def test_command_line_trains_exports_and_resumes(dlib_weights, tmp_path, capsys):
-    arguments = [
-        "--dlib-weights",
-        str(dlib_weights),
-        "--work",
-        str(tmp_path),
-        "--people",
-        "6",
-        "--photos",
+def _report(rank: float, wrong: float) -> BaseReport:
+    swaps = {
+        f"id_guidance {scale}": {"psnr": 20.0, "rank_1_of_20": rank * share, "leak": 0.1}
+        for scale, share in ((1, 0.5), (2, 1.0), (3, 0.9), (4, 0.8), (6, 0.2))
+    }
+    return {"loss": {"t=0.6": {"right": 0.2, "wrong": wrong, "none": 0.2}}, "swaps": swaps}
+
+
+def test_gate_asks_for_both_numbers_at_the_best_guidance():
+    assert gate(_report(0.7, 0.22)) == {
+        "rank_1_of_20": 0.7,
+        "id_guidance_scale": 2.0,
+        "leak": 0.1,
+        "wrong_over_right": 0.1,
+        "passed": True,
+    }
+    assert not gate(_report(0.69, 0.22))["passed"]
+    assert not gate(_report(0.9, 0.219))["passed"]
+
+
+def test_command_line_trains_exports_resumes_and_holds_the_gate(fresh_embedder, tmp_path, capsys):
+    arguments = (
+        f"--embedder {fresh_embedder} --work {tmp_path} --people 6 --photos 2 --scenes 8 --steps 4".split()
+    )
+    arguments += [
+        "--batch-size",
+        "4",
+        "--held-out-people",
+        "24",
+        "--held-out-scenes",
+        "8",
+        "--held-out-pairs",
         "2",
     ]
-    arguments += ["--scenes", "8", "--steps", "4", "--batch-size", "4", "--held-out-people", "24"]
-    arguments += ["--held-out-scenes", "8", "--held-out-pairs", "2"]
     output = tmp_path / "base.safetensors"
-    main([*arguments, "--output", str(output)])
+    with pytest.raises(SystemExit, match="does not pass its gate"):
+        main([*arguments, "--output", str(output)])
     base = load_base(output)
     assert base.config == swap_config.tiny()
     assert output.stat().st_size < 5_000_000
-    report = json.loads((tmp_path / "report.json").read_text())
-    assert set(report) == {"loss", "swaps"}
-    main([*arguments, "--output", str(tmp_path / "again.safetensors")])
+    numbers = json.loads((tmp_path / "base_gate.json").read_text())
+    assert set(numbers["held_out"]) == {"loss", "swaps"}
+    assert numbers["gate"]["passed"] is False
+    assert [json.loads(line)["step"] for line in (tmp_path / "base_log.jsonl").read_text().splitlines()] == [
+        4
+    ]
+    with pytest.raises(SystemExit):
+        main([*arguments, "--output", str(tmp_path / "again.safetensors")])
     assert "world pool loaded" in capsys.readouterr().out
     assert output.read_bytes() == (tmp_path / "again.safetensors").read_bytes()
 
 
-def test_the_shipped_base_follows_condition_and_identity(pool):
-    """The committed file, on people it never saw: swaps are recognisable, and the right identity helps."""
-    path = Path(str(importlib.resources.files("models.swap"))) / "checkpoints" / "tiny_base.safetensors"
-    assert path.stat().st_size <= 5_000_000
+def test_the_shipped_base_passes_its_gate_again(pool):
+    """The committed file, on people it never saw; its own gate is on 200 pairs, these are 24."""
+    path = _packaged("swap", "tiny_base.safetensors")
     assert (path.parent / "MODEL_CARD.md").is_file()
+    assert json.loads((path.parent / "tiny_base_gate.json").read_text())["gate"]["passed"]
     base = load_base(path)
     assert base.config == swap_config.tiny()
-    report = evaluate(base, pool, WORLD, 24, steps=6)
-    for level in ("t=0.6", "t=0.9"):
-        assert report["loss"][level]["right"] < report["loss"][level]["wrong"]
-    assert report["loss"]["t=0.6"]["right"] < 0.45
-    assert report["swaps"]["id_guidance 1"]["psnr"] > 20.0
-    assert report["swaps"]["id_guidance 4"]["leak"] < report["swaps"]["copy target"]["leak"]
+    report = evaluate(base, pool, WORLD, 24, steps=12)
+    verdict = gate(report)
+    assert verdict["wrong_over_right"] >= 0.08
+    assert verdict["rank_1_of_20"] >= 0.5
+    assert verdict["leak"] <= 0.35
