@@ -7,6 +7,7 @@ import sys
 import typer
 
 from assets.batches import StageFault
+from pipeline.commands.bench import bench_app
 from pipeline.commands.check import check_command
 from pipeline.commands.cost import cost_command
 from pipeline.commands.demo import demo_command
@@ -23,6 +24,7 @@ from pipeline.commands.run import run_command
 from pipeline.commands.swap import swap_command
 from pipeline.commands.ui import ui_command
 from pipeline.commands.weights import weights_app
+from pipeline.commands.world import world_app
 from resources.compute.device import DeviceUnavailable
 from resources.lake.errors import LakeError, clear_read_errors, clear_storage_errors
 from resources.photos.layouts import LayoutError
@@ -55,6 +57,8 @@ app.command("repair")(repair_command)
 app.command("cost")(cost_command)
 app.command("doctor")(doctor_command)
 app.add_typer(weights_app, name="weights")
+app.add_typer(world_app, name="world")
+app.add_typer(bench_app, name="bench")
 app.command("ui")(ui_command)
 app.command("demo")(demo_command)
 

@@ -54,8 +54,8 @@ def exact_scores(
     Returns:
         float64 (N,) by name: `face_psnr` and `psnr` (dB), `rank_1_of_20` and `leak` (0 or 1), `light_error`,
         `lip_error`, `makeup_error`, `glasses_error`, `background_error` (levels of 255), `gaze_error` (per
-        cent of the eye's width), and with `meshes` `pose_error` (degrees) and `expression_error` (inter-ocular
-        distances).
+        cent of the eye's width), and with `meshes` `pose_error` (degrees) and `expression_error` (shares of
+        the distance between the eyes).
 
     Raises:
         ValueError: another number of pictures, another size, or values out of range.
