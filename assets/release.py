@@ -22,7 +22,7 @@ from resources.lake.digest import digest_json
 from resources.lake.errors import LakeError
 from resources.lake.failpoints import crash_point
 from resources.lake.lake import Artifact, Lake
-from resources.lake.pairs import sync_pairs
+from resources.lake.pairs import pinned_pairs, sync_pairs
 from resources.lake.recipes import of_recipe
 from resources.lake.schema import DIGEST_BYTES, SWAPS_SCHEMA, TRIPLETS_SCHEMA, Status, state_column
 from resources.lake.table import Snapshot
@@ -45,7 +45,7 @@ class ReleaseConfig(StageConfig):
     min_aesthetic_score: float = Field(default=0.0, description="Rows must score above this.")
     seed: int = Field(default=42, ge=0, description="Decides which pairs are drawn.")
     hold_out_swap_people: bool = Field(
-        default=True, description="People of an ingested list of swap pairs are never trained on."
+        default=True, description="People of an ingested list of pairs to evaluate are never trained on."
     )
 
 
@@ -76,15 +76,12 @@ def _policy_content(lake: Lake) -> bytes:
     """What besides stage outputs decides a release: consent of every row, and the pinned swap pairs."""
     rows = lake.faces.snapshot().dataset.to_table(columns=["image_id", "identity", "consent"]).to_pylist()
     consent = sorted((row["image_id"], row["identity"], row["consent"]) for row in rows)
-    pairs = sorted(
-        (row["pair_id"], row["source_image_id"], row["target_image_id"]) for row in _pinned_pairs(lake)
-    )
+    pairs = [(row["pair_id"], row["source_image_id"], row["target_image_id"]) for row in _pinned_pairs(lake)]
     return digest_json([consent, pairs])
 
 
 def _pinned_pairs(lake: Lake) -> list[dict[str, Any]]:
-    names = ["pair_id", "source_image_id", "target_image_id"]
-    return lake.swap_pairs.snapshot().dataset.to_table(columns=names).to_pylist()
+    return pinned_pairs(lake, "evaluation", ["source_image_id", "target_image_id"])
 
 
 def _build(

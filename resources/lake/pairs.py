@@ -18,7 +18,7 @@ from resources.lake.locks import works_on_lake
 from resources.lake.removals import read_removals
 from resources.lake.schema import SWAP_PAIRS_SCHEMA
 from resources.lake.table import ROW_ID, LakeTable
-from resources.photos.pairs import SwapPair
+from resources.photos.pairs import PairUse, SwapPair
 
 SYNC_ATTEMPTS = 20
 """How often a table of pairs is read again because other writers changed it meanwhile."""
@@ -47,22 +47,36 @@ def swap_pair_rows(pairs: Iterable[SwapPair]) -> list[dict[str, Any]]:
             "target_image_id": pair.target,
             "truth": pair.truth.read_bytes() if pair.truth else None,
             "world": pair.world,
+            "use": pair.use,
         }
         for pair in pairs
     ]
+
+
+def pinned_pairs(lake: Lake, use: PairUse, columns: Sequence[str]) -> list[dict[str, Any]]:
+    """The pairs of the pinned list for one use, with the named columns, by pair id."""
+    table = lake.swap_pairs.snapshot().dataset.to_table(columns=["pair_id", "use", *columns])
+    rows = [
+        {name: row[name] for name in ("pair_id", *columns)} for row in table.to_pylist() if row["use"] == use
+    ]
+    return sorted(rows, key=lambda row: row["pair_id"])
 
 
 @works_on_lake
 def store_swap_pairs(lake: Lake, rows: Sequence[Mapping[str, Any]]) -> PairSync:
     """Make the pinned list exactly these rows, atomically.
 
-    A row has pair_id, source_image_id, target_image_id and truth, and may have world. Equal rows are left
-    alone, so that storing the same list twice changes nothing. Pairs with a forgotten photograph are left
-    out.
+    A row has pair_id, source_image_id, target_image_id and truth, and may have world and use. Equal rows are
+    left alone, so that storing the same list twice changes nothing. Pairs with a forgotten photograph are
+    left out.
     """
     removals = read_removals(lake)
     ends = ("source_image_id", "target_image_id")
-    rows = [{"world": None, **row} for row in rows if not any(removals.has_image(row[end]) for end in ends)]
+    rows = [
+        {"world": None, "use": "evaluation", **row}
+        for row in rows
+        if not any(removals.has_image(row[end]) for end in ends)
+    ]
     return _make_equal(lake.swap_pairs, rows, SWAP_PAIRS_SCHEMA, lambda stored, fresh: [list(fresh)])
 
 

@@ -134,11 +134,14 @@ SWAP_PAIRS_SCHEMA = pa.schema(
         pa.field("target_image_id", pa.string(), nullable=False),
         pa.field("truth", pa.binary(), metadata=IMAGE_METADATA),
         pa.field("world", pa.string()),
+        pa.field("use", pa.string(), nullable=False),
     ]
 )
 """The pinned list of pairs to swap for evaluation, with the exact answer's file where a world knows it.
 
 `world` holds the parameters that the answer was rendered from, as JSON (`resources.photos.world_parameters`).
+`use` is "evaluation", or "training" for pairs whose exact answers may be learnt: those are never swapped, and
+do not hold their people out.
 """
 
 TRIPLETS_SCHEMA = pa.schema(PAIR_FIELDS)

@@ -41,6 +41,7 @@ OLD_ROWS = {
     "artifacts.recipe": "'default'",
     "artifacts.metadata": "'{}'",
     "artifacts.code_version": "''",
+    "swap_pairs.use": "'evaluation'",
     "source_roots.shard_size": "CAST(4096 AS INT)",
 }
 """What rows of an older lake hold in a column that may not be null, as SQL."""

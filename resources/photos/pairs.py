@@ -5,10 +5,15 @@ from __future__ import annotations
 import csv
 from collections.abc import Iterable
 from pathlib import Path
-from typing import NamedTuple, TextIO
+from typing import Literal, NamedTuple, TextIO, get_args
 
 from resources.photos.layouts import FoundPhoto, LayoutError
 from resources.photos.world_parameters import WorldFileError, read_world_parameters
+
+PairUse = Literal["evaluation", "training"]
+"""What a pair is listed for: to be swapped and measured, or to be learnt from with its exact answer."""
+
+HEADER = ["source", "target", "truth"]
 
 
 class IdPair(NamedTuple):
@@ -19,19 +24,21 @@ class IdPair(NamedTuple):
 
 
 class SwapPair(NamedTuple):
-    """One swap to make: the identity of `source` onto the photograph `target`.
+    """One swap: the identity of `source` onto the photograph `target`.
 
     Attributes:
         source: image id of the photograph that gives the identity.
         target: image id of the photograph that gives everything else.
         truth: file with the exact answer, where one is known.
         world: parameters that the exact answer was rendered from, as JSON, where a world knows them.
+        use: "evaluation" for a swap to make, "training" for one whose exact answer may be learnt.
     """
 
     source: str
     target: str
     truth: Path | None
     world: str | None = None
+    use: PairUse = "evaluation"
 
 
 class SwapPairsError(ValueError):
@@ -59,11 +66,11 @@ def ffhq_pairs(photos: Iterable[FoundPhoto]) -> list[IdPair]:
 
 
 def read_swap_pairs(csv_path: Path) -> list[SwapPair]:
-    """Read a UTF-8 CSV with the header `source,target,truth`, in file order.
+    """Read a UTF-8 CSV with the header `source,target,truth` or `source,target,truth,use`, in file order.
 
     `source` and `target` are image ids. `truth` is a path relative to the CSV's folder, or empty where the
-    answer is not known. Empty lines are passed over. A `world.json` in the folder gives the parameters of the
-    truths that it names.
+    answer is not known. `use` is evaluation (where it is not there, too) or training. Empty lines are passed
+    over. A `world.json` in the folder gives the parameters of the truths that it names.
 
     Raises:
         SwapPairsError: unreadable file, another header, a missing or surplus cell, an empty id, a pair listed
@@ -88,12 +95,15 @@ def _read_rows(csv_path: Path, file: TextIO) -> list[SwapPair]:
     seen: dict[tuple[str, str], int] = {}
     try:
         header = next(reader, [])
-        if header != ["source", "target", "truth"]:
+        if header not in (HEADER, [*HEADER, "use"]):
             found = ",".join(header)
-            raise SwapPairsError(f"{csv_path}:1: the header must be source,target,truth, not {found!r}")
+            raise SwapPairsError(
+                f"{csv_path}:1: the header must be source,target,truth or source,target,truth,use, not "
+                f"{found!r}"
+            )
         for cells in filter(None, reader):
             line = reader.line_num
-            pair = _pair(cells, f"{csv_path}:{line}", csv_path.parent)
+            pair = _pair(cells, f"{csv_path}:{line}", csv_path.parent, len(header))
             first = seen.setdefault((pair.source, pair.target), line)
             if first != line:
                 raise SwapPairsError(f"{csv_path}:{line}: this pair is listed in line {first} already")
@@ -103,15 +113,18 @@ def _read_rows(csv_path: Path, file: TextIO) -> list[SwapPair]:
     return pairs
 
 
-def _pair(cells: list[str], where: str, folder: Path) -> SwapPair:
-    if len(cells) != 3:
-        raise SwapPairsError(f"{where}: {len(cells)} cells, three are needed (the last may be empty)")
-    source, target, truth = cells
+def _pair(cells: list[str], where: str, folder: Path, columns: int) -> SwapPair:
+    if len(cells) != columns:
+        raise SwapPairsError(f"{where}: {len(cells)} cells, {columns} are needed (truth may be empty)")
+    source, target, truth, use = (*cells, "evaluation")[:4]
+    if use not in get_args(PairUse):
+        raise SwapPairsError(f"{where}: use is {use!r}; it must be {' or '.join(get_args(PairUse))}")
+    kind: PairUse = "training" if use == "training" else "evaluation"
     for name, image_id in (("source", source), ("target", target)):
         if "/" not in image_id.strip("/"):
             raise SwapPairsError(f"{where}: {name} {image_id!r} is no image id of the form identity/stem")
     if not truth:
-        return SwapPair(source, target, None)
+        return SwapPair(source, target, None, use=kind)
     if not (folder / truth).is_file():
         raise SwapPairsError(f"{where}: the truth file {truth} does not exist beside the list")
-    return SwapPair(source, target, folder / truth)
+    return SwapPair(source, target, folder / truth, use=kind)

@@ -45,7 +45,8 @@ class _World(BaseModel):
 def read_world_parameters(folder: Path) -> dict[tuple[str, str, Path | None], str]:
     """Parameters of every exact answer in a folder, as JSON of `PairParameters`.
 
-    Keys are (source image id, target image id, path of the answer). Empty where there is no `world.json`.
+    Keys are (source image id, target image id, path of the answer, None where none is written). Empty where
+    there is no `world.json`.
 
     Raises WorldFileError when the file is damaged.
     """
@@ -55,7 +56,7 @@ def read_world_parameters(folder: Path) -> dict[tuple[str, str, Path | None], st
     try:
         world = _World.model_validate_json(path.read_bytes())
         return {
-            (pair.source, pair.target, folder / pair.truth): json.dumps(
+            (pair.source, pair.target, folder / pair.truth if pair.truth else None): json.dumps(
                 _parameters(world, pair).model_dump(mode="json"), sort_keys=True, separators=(",", ":")
             )
             for pair in world.swap_pairs

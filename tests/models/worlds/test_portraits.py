@@ -73,6 +73,27 @@ def test_pictures_can_be_rendered_again_from_the_world_file(portraits: PortraitS
     np.testing.assert_array_equal(identity.values[0], people[int(pair.source[1:7])])
 
 
+def test_swaps_for_training_are_of_other_people_and_nothing_is_drawn_for_them(tmp_path: Path) -> None:
+    numbers = {"identities": 5, "photos": 2, "size": 32, "swap_pairs": 3, "held_out": 2}
+    plain = write_portraits(tmp_path / "plain", **numbers)
+    both = write_portraits(tmp_path / "both", **numbers, train_pairs=12)
+    assert both.swap_pairs[:3] == plain.swap_pairs
+    with (both.root / "swap_pairs.csv").open(newline="") as table:
+        rows = list(csv.DictReader(table))
+    assert [row["use"] for row in rows] == ["evaluation"] * 3 + ["training"] * 12
+    people = {
+        use: {row[end].split("/")[0] for row in rows if row["use"] == use for end in ("source", "target")}
+        for use in ("evaluation", "training")
+    }
+    assert people == {"evaluation": {"w000003", "w000004"}, "training": {"w000000", "w000001", "w000002"}}
+    assert all(bool(row["truth"]) == (row["use"] == "evaluation") for row in rows)
+    assert len({(row["source"].split("/")[0], row["target"]) for row in rows}) == 15
+    assert set(snapshot(both.root)) == set(snapshot(plain.root))
+    assert parse_portraits(both.root) == both
+    with pytest.raises(ValueError, match="3 identities with 2 photos give at most 12 swaps, not 13"):
+        write_portraits(tmp_path / "more", **numbers, train_pairs=13)
+
+
 def test_writing_again_changes_no_byte_and_no_time(portraits: PortraitSet) -> None:
     before = snapshot(portraits.root)
     write_portraits(portraits.root, **NUMBERS)

@@ -13,6 +13,7 @@ from resources.lake.digest import digest_bytes
 from resources.lake.errors import LakeError
 from resources.lake.ingest import ingest
 from resources.lake.lake import Artifact, Lake
+from resources.lake.pairs import pinned_pairs, store_swap_pairs
 from resources.lake.upgrade import bring_up_to_date
 
 
@@ -36,6 +37,14 @@ def test_missing_columns_and_tables_come_back_with_what_old_rows_meant(lake: Lak
     assert set(rows["consent"].to_pylist()) == {"unknown"}
     assert set(rows["orientation"].to_pylist()) == {None}
     assert opened.swap_pairs.snapshot().count() == 0
+    pair = {"pair_id": "p__q", "source_image_id": "p", "target_image_id": "q", "truth": None}
+    store_swap_pairs(opened, [pair])
+    lance.dataset(opened.swap_pairs.uri).drop_columns(["use", "world"])
+    opened = Lake.open(lake.uri)
+    assert pinned_pairs(opened, "training", []) == []
+    assert pinned_pairs(opened, "evaluation", ["truth", "world"]) == [
+        {"pair_id": "p__q", "truth": None, "world": None}
+    ]
     assert ingest(opened, photo_tree).unchanged == 12
     shutil.copytree(photo_tree / "p0", photo_tree / "p9")
     assert ingest(opened, photo_tree).added == 4

@@ -31,6 +31,14 @@ def test_pairs_are_read_in_order(folder: Path) -> None:
     ]
 
 
+def test_a_fourth_column_says_what_a_pair_is_for(folder: Path) -> None:
+    text = "source,target,truth,use\na/1,b/2,truth/1.png,training\nb/2,a/1,,evaluation\nb/2,c/1,,training\n"
+    (folder / "pairs.csv").write_text(text)
+    first, second, third = read_swap_pairs(folder / "pairs.csv")
+    assert first == SwapPair("a/1", "b/2", folder / "truth/1.png", use="training")
+    assert (second.use, third.use, third.truth) == ("evaluation", "training", None)
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [
@@ -39,6 +47,8 @@ def test_pairs_are_read_in_order(folder: Path) -> None:
         ("source,target,truth\na/1,b/2\n", r"csv:2: 2 cells"),
         ("source,target,truth\na/1,b/2,,\n", r"csv:2: 4 cells"),
         ("source,target,truth\na/1,b/2,\n\n,b/2,\n", r"csv:4: source '' is no image id"),
+        ("source,target,truth,use\na/1,b/2,\n", r"csv:2: 3 cells, 4 are needed"),
+        ("source,target,truth,use\na/1,b/2,,test\n", r"csv:2: use is 'test'; it must be evaluation or tr"),
         ("source,target,truth\na/1,b,\n", r"csv:2: target 'b' is no image id"),
         ("source,target,truth\na/1,b/2,truth/2.png\n", r"csv:2: the truth file truth/2.png does not exist"),
         ("source,target,truth\na/1,b/2,\na/1,b/3,\na/1,b/2,\n", r"csv:4: this pair is listed in line 2"),
@@ -79,6 +89,13 @@ def test_a_world_beside_the_list_gives_the_parameters_of_its_own_answers(folder:
     assert other.world is None
     (folder / "pairs.csv").write_text("source,target,truth\na/1,b/2,truth/2.png\n")
     assert read_swap_pairs(folder / "pairs.csv")[0].world is None  # the answer was exchanged by hand
+    world["swap_pairs"] = [{"source": "b/2", "target": "a/1", "truth": "", "use": "training"}]
+    (folder / "world.json").write_text(json.dumps(world))
+    (folder / "pairs.csv").write_text("source,target,truth,use\nb/2,a/1,,training\nb/2,a/1x,,training\n")
+    unwritten, unknown = read_swap_pairs(folder / "pairs.csv")
+    assert unwritten.world is not None
+    assert PairParameters.model_validate_json(unwritten.world).attributes == (1.0, 2.0)
+    assert unknown.world is None
     world["identities"] = {"a": [0.5, 0.25]}
     (folder / "world.json").write_text(json.dumps(world))
     with pytest.raises(SwapPairsError, match=r"world\.json is damaged: 'b'"):
