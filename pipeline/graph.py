@@ -7,6 +7,14 @@ from dataclasses import dataclass
 
 from assets.condition import OWN_CONDITION, ConditionNames, ConditionStageConfig, condition_stage
 from assets.evaluation import EvaluationConfig, evaluation_stage
+from assets.evaluation_protocol import (
+    EvaluationProtocolConfig,
+    evaluation_protocol_stage,
+    protocol_judges,
+)
+from assets.frontier import frontier_stage
+from assets.frontier_config import FrontierConfig
+from assets.judges import DLIB, WORLD
 from assets.latents import LatentsConfig, latents_stage
 from assets.pair_condition import pair_condition_config
 from assets.prompt_embeddings import prompt_embeddings_config, prompt_embeddings_stage
@@ -22,6 +30,7 @@ from assets.swaps import SwapsConfig, swaps_stage
 from assets.teacher import TrainingConfig, teacher_stage
 from assets.triplet_scores import scores_config, triplet_scores_stage
 from assets.triplets_release import triplets_release_stage
+from models.metrics.protocol_names import JudgeName
 from pipeline.recipes import Recipe, condition_label
 
 REFERENCE = "identity_reference"
@@ -42,12 +51,17 @@ SMALL_BASE = BatchSizes(latents=32, pseudo_triplets=32, swaps=48)
 
 @dataclass(frozen=True)
 class Parts:
-    """What a profile is made of: annotation, the base, recipes, and how many rows its stages take."""
+    """What a profile is made of: annotation, the base, recipes, how many rows its stages take, and judges.
+
+    `judges` are the encoders that tell in `evaluation_protocol` whose face it is; one at least should be none
+    that training sees.
+    """
 
     annotation: tuple[RowStage, ...]
     base: BaseConfig
     recipes: tuple[Recipe, ...]
     batches: BatchSizes = SMALL_BASE
+    judges: tuple[JudgeName, ...] = ("dlib",)
 
     def recipe(self, name: str) -> Recipe:
         """The recipe of that name. Raises KeyError that lists the names."""
@@ -118,4 +132,24 @@ def _recipe_stages(parts: Parts, recipe: Recipe, name: str | None, default: Reci
     yield student_stage(training.model_copy(update={"recipe": recipe.student}), name)
     swaps = SwapsConfig(base=base, sampling=plain, inversion=inverted, pair_condition=pair_condition)
     yield swaps_stage(swaps, name, reading, parts.batches.swaps)
-    yield evaluation_stage(EvaluationConfig(size=base.model.image_size, codec=base.codec_source), name)
+    # the world's embedder knows rendered faces alone: it judges where a profile's photographs are such
+    world = (WORLD,) if any(WORLD.weights in stage.weights for stage in parts.annotation) else ()
+    yield evaluation_stage(
+        EvaluationConfig(size=base.model.image_size, codec=base.codec_source, judges=(DLIB, *world)), name
+    )
+    frontier = FrontierConfig(swaps=swaps, sweep=recipe.sweep, judges=world)
+    yield frontier_stage(frontier, name, reading, parts.batches.swaps)
+    networks = protocol_judges(parts.judges, _identity_stage(parts), _loss_roles(recipe))
+    protocol = EvaluationProtocolConfig(size=base.model.image_size, judges=networks)
+    yield evaluation_protocol_stage(protocol, parts.annotation, name)
+
+
+def _identity_stage(parts: Parts) -> RowStage:
+    """The stage whose numbers tell the swapper who the source is."""
+    return next(stage for stage in parts.annotation if stage.name == IDENTITY)
+
+
+def _loss_roles(recipe: Recipe) -> list[str]:
+    """Weight roles of the network of the identity loss, where one of both trainings gets to that loss."""
+    seen = any(training.needs_identity_network for training in (recipe.teacher, recipe.student))
+    return [recipe.face_encoder.facts.role] if seen else []

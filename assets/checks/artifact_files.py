@@ -16,7 +16,7 @@ from assets.checks.findings import Finding
 from resources.lake.errors import LakeError
 from resources.lake.lake import Artifact, Lake
 from resources.lake.recipes import base_name, of_recipe, recipe_of
-from resources.lake.schema import FACES_STAGE
+from resources.lake.schema import FACES_STAGE, FRONTIERS
 
 
 def artifact_complete(lake: Lake, stage: str) -> Finding:
@@ -91,6 +91,11 @@ def _bad_list(lake: Lake, artifact: Artifact, path: Path) -> Iterator[str]:
         listed = pq.read_table(path)
     except (OSError, ValueError, pa.ArrowException) as error:
         yield f"{artifact.location} cannot be read ({str(error).splitlines()[0]})"
+        return
+    if artifact.location is not None and artifact.location.startswith(f"{FRONTIERS}/"):
+        told = artifact.metadata.get("rows")
+        if listed.num_rows != told:
+            yield f"{artifact.location} holds {listed.num_rows} rows, the frontier says {told}"
         return
     if "pair_id" in listed.column_names:
         yield from _bad_triplet_list(artifact, listed.num_rows)

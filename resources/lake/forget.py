@@ -35,6 +35,7 @@ from resources.lake.removals import (
     read_tainted,
     remember,
 )
+from resources.lake.schema import FRONTIERS
 
 PAIR_COLUMNS = ("source_image_id", "target_image_id")
 HOLDERS: dict[str, tuple[str, ...]] = {
@@ -54,6 +55,9 @@ def holders(lake: Lake) -> dict[str, tuple[str, ...]]:
     own = {of_recipe(table, recipe): PAIR_COLUMNS for recipe in lake.recipes() for table in RECIPE_TABLES}
     return {**own, **HOLDERS}
 
+
+MEASURED = ("evaluation", "evaluation_protocol", "frontier")
+"""Stages that measure swaps."""
 
 RELEASES = "releases"
 TRAINED_ON = "train"
@@ -144,6 +148,7 @@ def forget(lake: Lake, *, identities: Collection[str] = (), image_ids: Collectio
         report.lists = _rewrite_lists(lake, found.image_ids)
         # reports show small copies of photographs
         doomed = [location for location in lake.storage.children() if location.endswith(".html")]
+        doomed += _frontiers_with(lake, found.image_ids)
         if trained:
             doomed += training_leftovers(lake)
             doomed += training_pictures(lake)
@@ -207,7 +212,7 @@ def _trained_on(lake: Lake, image_ids: Collection[str]) -> dict[str, int]:
 def _tainted(lake: Lake, trained: dict[str, int], found: Photographs) -> list[Tainted]:
     """Artifacts that saw the photographs: all that descend from a release which trained on them.
 
-    An evaluation is one when a pair of the photographs was swapped. A release whose list is gone counts
+    What was measured is one when a pair of the photographs was swapped. A release whose list is gone counts
     as having had all of them.
     """
     rows = sorted(lake.artifacts.snapshot().dataset.to_table().to_pylist(), key=lambda row: row["sequence"])
@@ -223,7 +228,7 @@ def _tainted(lake: Lake, trained: dict[str, int], found: Photographs) -> list[Ta
         parents = json.loads(row["metadata"]).get("parents", {}).values()
         count = max((seen.get(parent, 0) for parent in parents), default=0)
         swaps = of_recipe("swaps", recipe_of(row["stage"]))
-        if base_name(row["stage"]) == "evaluation" and found.rows.get(swaps):
+        if base_name(row["stage"]) in MEASURED and found.rows.get(swaps):
             count = photographs
         seen[digest] = count
         if count:
@@ -231,6 +236,16 @@ def _tainted(lake: Lake, trained: dict[str, int], found: Photographs) -> list[Ta
             stages = {row["stage"], *(tainted[digest].stage.split(", ") if digest in tainted else ())}
             tainted[digest] = Tainted(digest, ", ".join(sorted(stages)), location, count)
     return list(tainted.values())
+
+
+def _frontiers_with(lake: Lake, image_ids: Collection[str]) -> list[str]:
+    """Files of frontiers that swapped the photographs: they hold the swaps themselves."""
+    found = []
+    for location in lake.storage.children(FRONTIERS):
+        table = pq.read_table(_opened(lake, location), columns=list(PAIR_COLUMNS))
+        if any(not set(table[name].to_pylist()).isdisjoint(image_ids) for name in PAIR_COLUMNS):
+            found.append(location)
+    return found
 
 
 def _rewrite_lists(lake: Lake, image_ids: Collection[str]) -> list[str]:

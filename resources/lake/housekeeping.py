@@ -17,6 +17,7 @@ from resources.lake.lake import Lake
 from resources.lake.leases import ensure_held
 from resources.lake.locks import alone_on_lake
 from resources.lake.purge import drop_versions, untagged_versions
+from resources.lake.schema import FRONTIERS
 from resources.lake.storage import StoredFile
 from resources.lake.table import LakeTable
 from resources.tracking.layout import EVENTS_FOLDER, GRIDS_FOLDER, KEPT
@@ -144,12 +145,14 @@ def _plan_table(plan: GarbagePlan, name: str, table: LakeTable, before: float, f
 def _leftovers(lake: Lake) -> dict[str, list[str]]:
     """Files beside the tables that no artifact refers to, by kind."""
     used = _used(lake)
-    checkpoints, lists = lake.storage.children("checkpoints"), lake.storage.children("releases")
-    unfinished = [location for location in [*checkpoints, *lists] if UNFINISHED in location]
+    folders = ("checkpoints", "releases", FRONTIERS)
+    checkpoints, lists, frontiers = (lake.storage.children(folder) for folder in folders)
+    unfinished = [location for location in [*checkpoints, *lists, *frontiers] if UNFINISHED in location]
     return {
         "training states": training_leftovers(lake),
         "checkpoints without an artifact": _unused(checkpoints, used, unfinished),
         "lists without a release": _unused(lists, used, unfinished),
+        "frontiers without an artifact": _unused(frontiers, used, unfinished),
         f"half-written ({UNFINISHED})": unfinished,
     }
 

@@ -167,7 +167,8 @@ def test_the_next_run_makes_everything_again_without_them(
     assert found_in(lake, everything) == {}
     assert report.tables["swaps"].rows > 0
     assert report.tables["swap_pairs"].rows > 0
-    assert {item.stage for item in report.tainted} == {"evaluation"}
+    assert {item.stage for item in report.tainted} == {"evaluation", "evaluation_protocol", "frontier"}
+    assert any(location.startswith("frontiers/") for location in report.removed_files)
 
     # the same folder and the same list of pairs do not bring them back
     again = ingest(lake, copy.folder / "photos", shard_size=8)

@@ -169,7 +169,7 @@ def test_no_file_is_large(tracked: list[Path]) -> None:
 @pytest.mark.parametrize("name", sorted(PROFILES))
 def test_every_stage_has_a_file_of_its_name(name: str) -> None:
     graph = PROFILES[name].graph()
-    assert len(graph.names) == (18 if name == "flux-krea" else 16)
+    assert len(graph.names) == (20 if name == "flux-krea" else 18)
     assert not [stage for stage in graph.names if not (ROOT / "assets" / f"{stage}.py").is_file()]
 
 
