@@ -17,7 +17,7 @@ from __future__ import annotations
 import csv
 import io
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, TypeVar
@@ -139,24 +139,25 @@ def write_portraits(
     held_out: int | None = None,
     train_pairs: int = 0,
     seed: int = 0,
+    crops: Sequence[str] = ("face",),
 ) -> PortraitSet:
     """Write the missing files of a portrait folder and return the whole set.
 
     `identities` people with `photos` photographs each, `size` pixels square, and the truth of `swap_pairs`
     swaps between different people, the last `held_out` of them (all when None). `train_pairs` swaps between
-    the others are listed for training. Existing files are left alone, byte and time stamp.
+    the others are listed for training. `crops` are the crops to choose from, as in `sample_attributes`.
+    Existing files are left alone, byte and time stamp.
 
-    Raises `ValueError` when more distinct swaps are asked for than there are, or when `root` already holds
+    Raises `ValueError` for bad crops, when more distinct swaps are asked for than there are, or when `root` already holds
     the world file of other numbers.
     """
-    world = _describe(
-        identities, photos, size, swap_pairs, identities if held_out is None else held_out, train_pairs, seed
-    )
+    held_out = identities if held_out is None else held_out
+    world = _describe(identities, photos, size, swap_pairs, held_out, train_pairs, seed, crops)
     portraits = PortraitSet(Path(root), world)
     world_path = portraits.root / "world.json"
     if world_path.exists() and parse_portraits(portraits.root).world != world:
         raise ValueError(
-            f"{world_path} describes another world (other version, seed or counts): "
+            f"{world_path} describes another world (other version, seed, counts or crops): "
             "write to an empty folder or give the numbers it was written with"
         )
     if not world_path.exists():
@@ -195,7 +196,14 @@ def parse_portraits(root: Path) -> PortraitSet:
 
 
 def _describe(
-    identities: int, photos: int, size: int, swap_pairs: int, held_out: int, train_pairs: int, seed: int
+    identities: int,
+    photos: int,
+    size: int,
+    swap_pairs: int,
+    held_out: int,
+    train_pairs: int,
+    seed: int,
+    crops: Sequence[str],
 ) -> WorldFile:
     if not 0 < held_out <= identities:
         raise ValueError(f"held_out must be 1 to {identities} people, not {held_out}")
@@ -209,7 +217,7 @@ def _describe(
     names = [f"w{person:06d}" for person in range(identities)]
     stems = [f"{photo + 1:04d}_01" for photo in range(photos)]
     people = sample_identities(seed, identities).values
-    settings = sample_attributes(seed, identities * photos).values
+    settings = sample_attributes(seed, identities * photos, crops=crops).values
     pairs = [
         SwapPair(
             source=source, target=target, truth=f"truth/{identity_of(source)}__{target.replace('/', '_')}.png"

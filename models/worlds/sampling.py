@@ -1,7 +1,8 @@
 """Random people and random photographs.
 
 Both samplers draw row by row from streams of their own, so the first rows for a seed do not depend on how
-many rows are asked for.
+many rows are asked for. Every number is drawn from a continuum of 2**53 values, so two seeds share no one and no
+photograph: what is drawn from `held_out_seed(seed)` has never been seen by what was trained on `seed`.
 """
 
 from __future__ import annotations
@@ -50,6 +51,14 @@ HAIR_COLOURS = np.array(
     ],
     np.float32,
 )
+
+HELD_OUT_STEP = 1_000_003
+"""A prime far larger than any count of seeds that somebody numbers by hand."""
+
+
+def held_out_seed(seed: int) -> int:
+    """The seed of people and photographs for evaluation of what was trained on those of `seed`."""
+    return seed + HELD_OUT_STEP
 
 
 def sample_identities(seed: int, count: int) -> Identities:
