@@ -96,7 +96,7 @@ def compare_at_matched_identity(
 
     All methods are compared at `level`; without one, in the middle of what all of them reach, and where that
     is nothing, each one in the middle of what it and the reference reach. None stands for a method that
-    shares no level with the reference.
+    shares no level with the reference, or whose identity does not move with the guidance at all.
 
     Raises ValueError when the reference is missing, or when methods were not measured on equally many pairs.
     """
@@ -106,9 +106,13 @@ def compare_at_matched_identity(
     if len(counts) > 1:
         raise ValueError(f"all methods must be measured on the same pairs, got {sorted(counts)} pairs")
     weights_RN = _resampled_weights(counts.pop(), seed, resamples)
-    everywhere = shared_range(frontiers)
+    moving = {name: item for name, item in frontiers.items() if item.reach[0] < item.reach[1]}
+    everywhere = shared_range(moving) if reference in moving else None
     found: dict[str, MatchedMethod | None] = {}
     for name, frontier in frontiers.items():
+        if name not in moving or reference not in moving:
+            found[name] = None
+            continue
         reach = everywhere or shared_range({name: frontier, reference: frontiers[reference]})
         chosen = level if level is not None else None if reach is None else sum(reach) / 2
         found[name] = None if chosen is None else _matched(frontier, frontiers[reference], chosen, weights_RN)

@@ -30,6 +30,8 @@ STAGES = (
     "student",
     "swaps",
     "evaluation",
+    "frontier",
+    "evaluation_protocol",
 )
 
 

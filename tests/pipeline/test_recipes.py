@@ -28,7 +28,7 @@ from resources.photos.decoding import decode_upright
 
 COLUMNS = ["pair_id", "swapped"]
 OWN = ("release", "teacher", "pseudo_triplets", "triplet_scores", "triplets_release")
-OWN += ("student", "swaps", "evaluation")
+OWN += ("student", "swaps", "evaluation", "frontier", "evaluation_protocol")
 
 
 @pytest.fixture(scope="module")

@@ -80,6 +80,8 @@ def test_without_a_level_of_all_each_meets_the_reference_at_one_of_their_own_or_
     assert found["lower"].errors["light"].value == pytest.approx(4.0)
     assert found["higher"] is not None
     assert found["higher"].level == pytest.approx(0.55)
+    flat = compare_at_matched_identity({**methods, "flat": frontier([0.3] * 3, [0.0] * 3)}, "flat", seed=0)
+    assert set(flat.values()) == {None}  # guidance that changes nothing is no trade
     at_the_edge = compare_at_matched_identity(methods, "reference", seed=0, level=0.6, resamples=20)
     assert at_the_edge["lower"] is None
 
