@@ -148,8 +148,8 @@ def write_portraits(
     the others are listed for training. `crops` are the crops to choose from, as in `sample_attributes`.
     Existing files are left alone, byte and time stamp.
 
-    Raises `ValueError` for bad crops, when more distinct swaps are asked for than there are, or when `root` already holds
-    the world file of other numbers.
+    Raises `ValueError` for bad crops, when more distinct swaps are asked for than there are, or when `root`
+    already holds the world file of other numbers.
     """
     held_out = identities if held_out is None else held_out
     world = _describe(identities, photos, size, swap_pairs, held_out, train_pairs, seed, crops)

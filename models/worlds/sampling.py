@@ -1,8 +1,8 @@
 """Random people and random photographs.
 
 Both samplers draw row by row from streams of their own, so the first rows for a seed do not depend on how
-many rows are asked for. Every number is drawn from a continuum of 2**53 values, so two seeds share no one and no
-photograph: what is drawn from `held_out_seed(seed)` has never been seen by what was trained on `seed`.
+many rows are asked for. Every number is drawn from 2**53 values, so two seeds share no one and
+no photograph: what is drawn from `held_out_seed(seed)` was never seen by what was trained on `seed`.
 """
 
 from __future__ import annotations
