@@ -1,7 +1,7 @@
 """`identity_reference`: the identity loss's own embedding of each photograph, what estimates are held to.
 
 A loss compares two embeddings of one network, so where the loss's network is not the profile's embedder, its
-embedding of the source photograph is stored besides. With dlib as both, `identity_embedding` serves.
+embedding of the source photograph is stored besides. Where it is, `identity_embedding` serves.
 """
 
 from __future__ import annotations
@@ -86,7 +86,7 @@ class ReferenceModel:
                 for place, embedding_D in zip(places, embeddings_ND, strict=True):
                     outcomes[place] = {
                         "identity_reference": embedding_D,
-                        "identity_reference_network": self.config.encoder.network,
+                        "identity_reference_network": self.config.encoder.label,
                     }
         return [outcome for outcome in outcomes if outcome is not None]
 

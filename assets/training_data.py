@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
+import pyarrow as pa
 
 from assets.batches import merge_columns
 from assets.condition import CONDITION_INPUTS, OWN_CONDITION, ConditionNames, row_frame
@@ -54,7 +55,7 @@ def teacher_data(
     from models.swap.occlusion import TeacherPictures
 
     recipe = config.recipe
-    photos = _Photos(lake, release, base, config, names)
+    photos = ReleasedPhotos(lake, release, base, config, names)
     data = TeacherData(
         photos.rows.target_NLC,
         photos.rows.condition_NLC,
@@ -90,7 +91,7 @@ def student_data(
     from models.swap.occlusion import StudentPictures
 
     recipe = config.recipe
-    photos = _Photos(lake, release, base, config)
+    photos = ReleasedPhotos(lake, release, base, config)
     table = lake.table(of_recipe("triplets", recipe_of(triplets.stage)))
     snapshot = table.snapshot(int(triplets.metadata["version"]))
     row_ids = row_ids_of(snapshot, pair_ids)
@@ -137,7 +138,7 @@ def _prepared(
     return Prepared(OccludedData(data, recipe.occlusion, pictures, base.codec), validation)
 
 
-class _Photos:
+class ReleasedPhotos:
     """The photographs of a release: their latents, and what losses and occluders need besides."""
 
     def __init__(
@@ -152,26 +153,49 @@ class _Photos:
         self.rows: TrainingRows = training_rows(lake, release, tokens, names.column)
         self.snapshot: Snapshot = lake.faces.snapshot(int(release.metadata["version"]))
         self.row_ids = row_ids_of(self.snapshot, self.rows.image_ids)
-        self._size, self._config = base.config.image_size, config
+        self.size, self._config = base.config.image_size, config
 
     def reference(self) -> Rows | None:
-        """The loss network's own embeddings; None where the identity path's embedder is the same network."""
-        network = self._config.face_encoder.network
-        if not self._config.recipe.needs_identity_network or network == "dlib":
+        """The loss network's own embeddings; None where those of the identity path are the very same.
+
+        Embeddings of two networks, or of two crops, cannot be compared, so who made them is read as well.
+        """
+        encoder = self._config.face_encoder
+        if not self._config.recipe.needs_identity_network:
+            return None
+        embedders = self._made_by("identity_embedder")
+        if embedders and all(encoder.embeds_as(name) for name in embedders):
             return None
         if self.rows.reference_ND is None:
             raise LakeError(
-                f"the identity loss of {network} needs the stage identity_reference, which this lake does "
-                "not have; run `orchard run identity_reference`, or set identity_loss_weight to 0"
+                f"the identity loss of {encoder.label} needs its own embeddings of the photographs, and this "
+                f"lake has those of {', '.join(sorted(embedders)) or 'an unnamed embedder'} alone: give the "
+                "profile the stage identity_reference and run `orchard run identity_reference`, or set "
+                "identity_loss_weight to 0"
+            )
+        networks = self._made_by("identity_reference_network")
+        if networks != {encoder.label}:
+            raise LakeError(
+                f"the identity loss is of {encoder.label}, but identity_reference is of "
+                f"{', '.join(sorted(networks)) or 'an unnamed network'}; set both to one network and crop, "
+                "and run `orchard run identity_reference`"
             )
         return self.rows.reference_ND
+
+    def _made_by(self, column: str) -> set[str]:
+        """Who made the embeddings of the released photographs, by the column that records it."""
+        if column not in self.snapshot.columns:
+            return set()
+        scanned = self.snapshot.scan([column])
+        ours = np.isin(scanned["_rowid"].to_numpy(), self.row_ids)
+        return {str(name) for name in scanned[column].filter(pa.array(ours)).unique().to_pylist()}
 
     def points(self) -> Rows | None:
         """Five points of every photograph in the model's frame, for an aligned crop."""
         encoder = self._config.face_encoder
         if not self._config.recipe.needs_identity_network or encoder.crop != "aligned":
             return None
-        return FramePoints(self.snapshot, self.row_ids, encoder.network, self._size)
+        return FramePoints(self.snapshot, self.row_ids, encoder.network, self.size)
 
     def frame(self, photo: int) -> FaceFrame:
         """One photograph at the model's size, with masks and points."""
@@ -179,7 +203,7 @@ class _Photos:
         read = self.snapshot.read_table([int(self.row_ids[photo])], FRAME_COLUMNS)
         merge_columns(values, read, {name: name for name in FRAME_COLUMNS})
         row = values[0] | {"image": decode_upright(values[0]["image"])}
-        return row_frame(row, self._size)
+        return row_frame(row, self.size)
 
 
 class FramePoints:

@@ -41,6 +41,7 @@ NETWORK_OF_ROLE = {
     "eva_clip": "EVA02-CLIP-L-336",
     "pulid_flux": "PuLID IDFormer",
     "dlib_face_recognition": "dlib ResNet",
+    "world_embedder": "world's embedder",
     "simswap_arcface": "SimSwap ArcFace",
     "ir_se50": "IR-SE50",
 }

@@ -77,6 +77,14 @@ def dlib_face_recognition(path: str) -> str:
     return f"read: {size:,} bytes"
 
 
+def world_embedder(path: str) -> str:
+    """Load the world's embedder and run it on a black chip."""
+    from models.identity.world_embedder import load_world_network
+    from models.identity.world_embedder_sizes import WORLD_CHIP_SIZE
+
+    return _ran(load_world_network(path), WORLD_CHIP_SIZE)
+
+
 def tiny_base(path: str) -> str:
     """Read the header and every tensor of the safetensors file."""
     from safetensors import safe_open
@@ -244,6 +252,7 @@ PROBES: Mapping[str, Callable[[str], str]] = {"aesthetic_head_ava": aesthetic_he
         selfie_segmenter,
         centerface,
         dlib_face_recognition,
+        world_embedder,
         tiny_base,
         reconstruction_resnet50,
         reconstruction_mobilenet,

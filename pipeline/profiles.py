@@ -7,10 +7,10 @@ from dataclasses import dataclass
 
 from assets.aesthetics import aesthetics_stage
 from assets.aesthetics_clip import ClipAestheticsStageConfig, aesthetics_clip_stage
-from assets.identity_embedding import identity_embedding_stage
 from assets.identity_pulid import PulidConfig, identity_pulid_stage
 from assets.identity_reference import IdentityReferenceConfig, identity_reference_stage
 from assets.identity_sface import identity_sface_stage
+from assets.identity_world import identity_world_stage
 from assets.iris import iris_stage
 from assets.landmarks import LandmarksConfig, landmarks_stage
 from assets.landmarks_reconstruction import ReconstructionConfig, landmarks_reconstruction_stage
@@ -28,7 +28,7 @@ from models.swap.constants import PSEUDO_TRIPLETS, STUDENT_STEPS
 from models.swap.sampling_config import SamplingConfig
 from models.swap.training_recipe import TrainingRecipe
 from pipeline.graph import BatchSizes, Parts, build_graph
-from pipeline.recipes import Recipe, as_student, with_ablations
+from pipeline.recipes import Recipe, as_student, supervised_by_truth, with_ablations
 from resources.lake.lake import Lake
 
 DEFAULT_PROFILE = "tiny"
@@ -70,13 +70,16 @@ class Profile:
 
 
 def annotation_on_the_cpu() -> tuple[RowStage, ...]:
-    """Real face models from packages: mesh landmarks, mesh parsing, a quality score, dlib."""
+    """Real face models from packages: mesh landmarks, mesh parsing, a quality score; our own for identity.
+
+    dlib's network takes no part: it judges what was made.
+    """
     return (
         landmarks_stage(LandmarksConfig()),
         iris_stage(),
         masks_stage(),
         aesthetics_stage(),
-        identity_embedding_stage(),
+        identity_world_stage(),
     )
 
 
@@ -128,13 +131,16 @@ def tiny() -> Parts:
         condition=PIXEL_DOTS,
         teacher=training,
         student=as_student(training),
-        face_encoder=FaceEncoderConfig(network="dlib"),
+        face_encoder=FaceEncoderConfig(network="world"),
         # at 1 the tiny base hardly shows the source's identity; its model card has the figures
         sampling=SamplingConfig(steps=12, id_guidance_scale=4.0),
         release=ReleaseConfig(triplets=96, swap_pairs=32, pair_shard_size=48),
     )
     return Parts(
-        annotation_on_the_cpu(), one_file_base("tiny_base", swap_models.tiny()), with_ablations(recipe)
+        annotation_on_the_cpu(),
+        one_file_base("tiny_base", swap_models.tiny()),
+        (*with_ablations(recipe), supervised_by_truth(recipe)),
+        judges=("world", "dlib"),
     )
 
 
@@ -156,12 +162,15 @@ def smoke() -> Parts:
         condition=PIXEL_DOTS,
         teacher=training,
         student=as_student(training),
-        face_encoder=FaceEncoderConfig(network="dlib"),
+        face_encoder=FaceEncoderConfig(network="world"),
         sampling=SamplingConfig(steps=2),
         release=ReleaseConfig(triplets=6, swap_pairs=4, pair_shard_size=4),
     )
     return Parts(
-        annotation_on_the_cpu(), one_file_base("tiny_base", swap_models.tiny()), with_ablations(recipe)
+        annotation_on_the_cpu(),
+        one_file_base("tiny_base", swap_models.tiny()),
+        (*with_ablations(recipe), supervised_by_truth(recipe)),
+        judges=("world", "dlib"),
     )
 
 
@@ -189,7 +198,8 @@ def flux_krea() -> Parts:
         identity="pulid_flux",
         model=swap_models.flux_krea(),
     )
-    return Parts(annotation_of_the_paper(), base, with_ablations(recipe), FULL_SIZE)
+    judges = ("simswap_arcface", "ir_se50", "dlib")
+    return Parts(annotation_of_the_paper(), base, with_ablations(recipe), FULL_SIZE, judges)
 
 
 def flux_schnell() -> Parts:
@@ -216,7 +226,7 @@ def flux_schnell() -> Parts:
         identity="schnell_identity",
         model=swap_models.flux_schnell(),
     )
-    return Parts(permissive_annotation(), base, with_ablations(recipe), FULL_SIZE)
+    return Parts(permissive_annotation(), base, with_ablations(recipe), FULL_SIZE, ("sface", "dlib"))
 
 
 PROFILES = {

@@ -14,11 +14,15 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from models.faces.alignment import DLIB_CHIP_PADDING, DLIB_CHIP_SIZE, DLIB_FIVE_POINTS
 from models.faces.images import Points
 from models.identity.arcface_alignment import ARCFACE_FIVE_POINTS, PIXEL_CENTRE, arcface_points_from_68
-from models.identity.embedding import EMBEDDING_SIZE, five_points_from_68
+from models.identity.embedding import EMBEDDING_SIZE, IdentityEmbedder, five_points_from_68
 from models.identity.ir_se_sizes import ARCFACE_EMBEDDING, ARCFACE_INPUT, IrSeConfig
+from models.identity.world_embedder_sizes import WORLD_CHIP_SIZE, WORLD_EMBEDDING_SIZE, WORLD_FIVE_POINTS
 
-LossNetworkName = Literal["simswap_arcface", "ir_se50", "dlib"]
+LossNetworkName = Literal["simswap_arcface", "ir_se50", "dlib", "world"]
 CropName = Literal["aligned", "nearest_full_frame", "reface_crop"]
+
+WORLD_EMBEDDER = "orchard_world_1"
+"""Name of `models.identity.world_embedder.WorldEmbedder`, whose module loads torch."""
 
 
 class FaceEncoderConfig(BaseModel):
@@ -28,7 +32,8 @@ class FaceEncoderConfig(BaseModel):
 
     network: LossNetworkName = Field(
         default="simswap_arcface",
-        description="SimSwap's ArcFace (APPLE's use_netarc), IR-SE50 (its use_irse50), or dlib's ResNet.",
+        description="SimSwap's ArcFace (APPLE's use_netarc), IR-SE50 (its use_irse50), dlib's ResNet, or the "
+        "procedural world's own embedder.",
     )
     crop: CropName = Field(
         default="aligned",
@@ -43,8 +48,8 @@ class FaceEncoderConfig(BaseModel):
 
     @model_validator(mode="after")
     def _fits(self) -> FaceEncoderConfig:
-        if self.network == "dlib" and self.shape is not None:
-            raise ValueError("dlib's network has one shape")
+        if self.network in ("dlib", "world") and self.shape is not None:
+            raise ValueError(f"the network {self.network} has one shape")
         if self.crop == "reface_crop" and self.network != "ir_se50":
             raise ValueError(f"reface_crop is REFace's crop for ir_se50, not for {self.network}")
         return self
@@ -53,6 +58,18 @@ class FaceEncoderConfig(BaseModel):
     def facts(self) -> LossNetwork:
         """The network's facts."""
         return LOSS_NETWORKS[self.network]
+
+    @property
+    def label(self) -> str:
+        """What is recorded beside its embeddings: the network, and the crop where it is not the aligned one.
+
+        Embeddings of one label may be compared.
+        """
+        return self.network if self.crop == "aligned" else f"{self.network} {self.crop}"
+
+    def embeds_as(self, embedder: str) -> bool:
+        """Whether the embedder of that name, of a stage `identity_embedding`, is this network and crop."""
+        return self.crop == "aligned" and embedder == self.facts.embedder
 
     @property
     def embedding_size(self) -> int:
@@ -71,6 +88,7 @@ class LossNetwork:
         template_52: the five points in that picture, px, counted from the corner of the first pixel.
         border: what an aligned crop shows outside the picture.
         five_points: its five points (5, 2) of landmarks (68, 2).
+        embedder: name of the embedder that is this network on the aligned face; None where there is none.
     """
 
     role: str
@@ -79,6 +97,7 @@ class LossNetwork:
     template_52: Points
     border: Literal["black", "repeat"]
     five_points: Callable[[Points], Points]
+    embedder: str | None = None
 
 
 def _arcface(role: str) -> LossNetwork:
@@ -102,11 +121,29 @@ def _dlib() -> LossNetwork:
         template_52=chip.astype(np.float32),
         border="repeat",
         five_points=five_points_from_68,
+        embedder=IdentityEmbedder.name,
+    )
+
+
+def _world() -> LossNetwork:
+    return LossNetwork(
+        role="world_embedder",
+        size=WORLD_CHIP_SIZE,
+        embedding_size=WORLD_EMBEDDING_SIZE,
+        template_52=np.array(WORLD_FIVE_POINTS, np.float32),
+        border="repeat",
+        five_points=arcface_points_from_68,
+        embedder=WORLD_EMBEDDER,
     )
 
 
 LOSS_NETWORKS: Mapping[LossNetworkName, LossNetwork] = MappingProxyType(
-    {"simswap_arcface": _arcface("simswap_arcface"), "ir_se50": _arcface("ir_se50"), "dlib": _dlib()}
+    {
+        "simswap_arcface": _arcface("simswap_arcface"),
+        "ir_se50": _arcface("ir_se50"),
+        "dlib": _dlib(),
+        "world": _world(),
+    }
 )
 """The networks by name."""
 

@@ -141,7 +141,7 @@ class SwapModelConfig(FrozenConfig):
 
 
 def tiny() -> SwapModelConfig:
-    """Our own small FLUX: 32 px, 16 tokens of 96 channels, 1 + 3 blocks of width 128, dlib identity."""
+    """Our own small FLUX: 32 px, 16 tokens of 96 channels, 1 + 3 blocks of width 128, identity in 128."""
     return SwapModelConfig(
         name="tiny",
         image_size=32,

@@ -117,6 +117,12 @@ def _dlib() -> nn.Module:
     return DlibFaceNet()
 
 
+def _world() -> nn.Module:
+    from models.identity.world_embedder import WorldNetwork
+
+    return WorldNetwork()
+
+
 def _lpips() -> nn.Module:
     from models.metrics.lpips import LayerWeights, LpipsVgg, VggFeatures
 
@@ -127,6 +133,7 @@ IDENTITY_NETWORKS: dict[str, tuple[Callable[[], nn.Module], int]] = {
     "simswap_arcface": (_simswap, 112),
     "ir_se50": (_ir_se50, 112),
     "dlib": (_dlib, 150),
+    "world": (_world, 64),
 }
 """Networks of the identity loss, and the side of their input."""
 
@@ -222,6 +229,7 @@ ANNOTATION_NETWORKS: dict[str, tuple[Callable[[], nn.Module], Callable[[nn.Modul
     "EVA02-CLIP-L-336": (_eva_clip, _picture(336)),
     "PuLID IDFormer": (_id_former, _run_id_former),
     "dlib ResNet": (_dlib, _picture(150)),
+    "world's embedder": (_world, _picture(64)),
     "SimSwap ArcFace": (_simswap, _picture(112)),
     "IR-SE50": (_ir_se50, _picture(112)),
 }

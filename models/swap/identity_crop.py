@@ -20,6 +20,7 @@ from models.identity.ir_se50 import load_ir_se50
 from models.identity.ir_se_sizes import IR_SE50, SIMSWAP_ARCFACE
 from models.identity.loss_networks import CropName, FaceEncoderConfig, LossNetworkName
 from models.identity.simswap_arcface import load_simswap_arcface
+from models.identity.world_embedder import load_world_network
 
 REFACE_SIDE = 256
 REFACE_ROWS = slice(35, 223)
@@ -175,7 +176,7 @@ def face_encoder(
 
     Raises:
         FileNotFoundError: there is no such file.
-        WeightMismatch, DatError: the file is of another network.
+        WeightMismatch, DatError, WorldEmbedderError: the file is of another network.
         ValueError: a crop that is not for this network.
     """
     return configured_face_encoder(FaceEncoderConfig(network=kind, crop=crop), path, device)
@@ -190,6 +191,10 @@ def configured_face_encoder(
             network = load_dlib_resnet(path).to(device)
             # dlib's network takes 0..255
             return CroppedFaceEncoder(lambda x_B3HW: network(x_B3HW * 255), config)
+        case "world":
+            world = load_world_network(path, device)
+            # the world's network takes -1..1
+            return CroppedFaceEncoder(lambda x_B3HW: world(x_B3HW * 2 - 1), config)
         case "simswap_arcface":
             arcface = load_simswap_arcface(path, config=config.shape or SIMSWAP_ARCFACE)
             return CroppedFaceEncoder(arcface.to(device), config)

@@ -179,7 +179,8 @@ def _need_networks(recipe: TrainingRecipe, networks: LossNetworks) -> None:
         raise ValueError(
             f"the recipe has an identity loss (identity_loss_weight {recipe.identity_loss_weight} from step "
             f"{recipe.identity_loss_start + 1} on), and no face network was given: configure one of the "
-            "roles simswap_arcface, ir_se50, dlib_face_recognition, or set identity_loss_weight to 0"
+            "roles simswap_arcface, ir_se50, dlib_face_recognition, world_embedder, or set "
+            "identity_loss_weight to 0"
         )
     if recipe.needs_perceptual_network and networks.perceptual is None:
         raise ValueError(

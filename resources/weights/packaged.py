@@ -1,7 +1,7 @@
 """Model files of the CPU profiles: inside pinned packages, or our own in the repository.
 
-Files of others are pinned by SHA-256 and never live in the repository. Our own file is in the repository
-already, so git pins it, and its digest is computed.
+Files of others are pinned by SHA-256 and never live in the repository. Our own files are in the repository
+already, so git pins them, and their digests are computed.
 """
 
 from __future__ import annotations
@@ -60,6 +60,16 @@ PACKAGED: tuple[PackageWeight | OwnWeight, ...] = (
         commercial_ok=True,
         trained_on="about 3 million web photographs: FaceScrub, VGG Face, the author's collection",
         note="Embeddings that identify people are personal data in many places.",
+    ),
+    OwnWeight(
+        role="world_embedder",
+        module="models",
+        file="identity/checkpoints/world_embedder.safetensors",
+        made_by="python -m models.identity.world_embedder_training",
+        licence="Apache-2.0",
+        commercial_ok=True,
+        trained_on="the procedural face world of this project: no real person",
+        note="Knows rendered faces of that world alone; it does not tell real people apart.",
     ),
     OwnWeight(
         role="tiny_base",

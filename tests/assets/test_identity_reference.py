@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from assets.identity_embedding import identity_embedding_stage
 from assets.identity_reference import IdentityReferenceConfig, identity_reference_stage
+from assets.identity_world import identity_world_stage
 from assets.stage import RowStage, StageContext
 from models.faces.frame import square_picture
 from models.identity.loss_networks import FaceEncoderConfig
@@ -37,15 +37,19 @@ def rows() -> list[dict]:
     ]
 
 
-def test_with_dlib_the_embedding_of_the_tiny_profile_serves(lake: Lake, rows: list[dict]) -> None:
-    """Both stages embed the same crop; a chip in whole numbers or not is all that differs."""
-    stage = identity_reference_stage(IdentityReferenceConfig(encoder=FaceEncoderConfig(network="dlib")))
-    assert stage.weights == ("dlib_face_recognition",)
+def test_with_the_worlds_network_the_embedding_of_the_tiny_profile_serves(
+    lake: Lake, rows: list[dict]
+) -> None:
+    """Both stages embed the same crop; how it is averaged down and rounded is all that differs."""
+    encoder = FaceEncoderConfig(network="world")
+    stage = identity_reference_stage(IdentityReferenceConfig(encoder=encoder))
+    assert stage.weights == ("world_embedder",)
     assert stage.outputs[0].field.type.list_size == 128
     found = computed(stage, lake, rows)
-    stored = computed(identity_embedding_stage(), lake, rows)
+    stored = computed(identity_world_stage(), lake, rows)
     for reference, embedding in zip(found, stored, strict=True):
-        assert reference["identity_reference_network"] == "dlib"
+        assert reference["identity_reference_network"] == "world"
+        assert encoder.embeds_as(embedding["identity_embedder"])
         difference = reference["identity_reference"] - embedding["identity_embedding"]
         assert np.linalg.norm(difference) < 0.06
     (alone,) = computed(stage, lake, rows[1:2])
@@ -53,16 +57,17 @@ def test_with_dlib_the_embedding_of_the_tiny_profile_serves(lake: Lake, rows: li
 
 
 def test_a_crop_of_the_whole_frame_takes_the_models_frame(lake: Lake, rows: list[dict]) -> None:
-    encoder = FaceEncoderConfig(network="dlib", crop="nearest_full_frame")
+    encoder = FaceEncoderConfig(network="world", crop="nearest_full_frame")
     stage = identity_reference_stage(IdentityReferenceConfig(encoder=encoder, frame_size=64))
     found = computed(stage, lake, rows)
-    embed = face_encoder("dlib", stage.resolve_weights()["dlib_face_recognition"].path, "nearest_full_frame")
+    embed = face_encoder("world", stage.resolve_weights()["world_embedder"].path, "nearest_full_frame")
     frame = torch.from_numpy(square_picture(rows[2]["image"], 64))[None].permute(0, 3, 1, 2) / 255
     np.testing.assert_allclose(found[2]["identity_reference"], embed(frame)[0].numpy(), atol=1e-5)
+    assert found[2]["identity_reference_network"] == "world nearest_full_frame"
 
 
 def test_a_face_that_cannot_be_aligned_has_a_reason(lake: Lake, rows: list[dict]) -> None:
-    stage = identity_reference_stage(IdentityReferenceConfig(encoder=FaceEncoderConfig(network="dlib")))
+    stage = identity_reference_stage(IdentityReferenceConfig(encoder=FaceEncoderConfig(network="world")))
     broken = rows[0] | {"landmarks_68": np.full(136, 5, np.float32)}
     first, second = computed(stage, lake, [broken, rows[0]])
     assert isinstance(first, RowError)

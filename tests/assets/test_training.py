@@ -32,7 +32,7 @@ from assets.training import TrainingConfig, checkpoint_folder, unused_gpus
 from assets.training_data import teacher_data
 from assets.training_rows import LakeRows, need_artifact, row_ids_of, training_rows
 from models.faces.condition import ConditionRecipe
-from models.identity.loss_networks import FaceEncoderConfig
+from models.identity.loss_networks import CropName, FaceEncoderConfig, LossNetworkName
 from models.swap.sampling_config import SamplingConfig
 from pipeline.train_worker import main
 from resources.lake.consent import Consent
@@ -79,21 +79,29 @@ def released(tmp_path_factory: pytest.TempPathFactory) -> Path:
             for shard in lake.faces.snapshot().shards():
                 run_shard(lake, graph, stage, shard, device="cpu", report=_quiet)
         elif isinstance(stage, ArtifactStage):
+            if name == "release":
+                _fill(lake, "identity_embedder", pa.array(["orchard_world_1"]))
             run_artifact(lake, graph, stage, device="cpu", report=_quiet)
     return folder / "lake"
 
 
 def _name_the_dots(lake: Lake) -> None:
     """Give every photograph what the stage `condition` would: how its condition image is drawn."""
-    lake.faces.ensure_columns([pa.field("condition_recipe", pa.string())])
     recipe = ConditionRecipe(landmark_radius=0, iris_radius=0).model_dump_json()
+    _fill(lake, "condition_recipe", pa.array([recipe]))
+
+
+def _fill(lake: Lake, column: str, value: pa.Array) -> None:
+    """Give every photograph the one value in a column of its own."""
+    lake.faces.ensure_columns([pa.field(column, value.type)])
     for shard in lake.faces.snapshot().shards():
         rows = (
             lake.faces.snapshot()
             .scan(["image_id", "shard"], shard=shard)
             .drop_columns(["_rowid", "_rowaddr"])
         )
-        lake.faces.replace(rows.append_column("condition_recipe", pa.array([recipe] * rows.num_rows)))
+        same = pa.concat_arrays([value] * rows.num_rows)
+        lake.faces.replace(rows.append_column(pa.field(column, value.type), same))
 
 
 @pytest.fixture
@@ -226,18 +234,15 @@ def test_rows_are_read_from_the_lake_as_they_would_be_from_memory(lake: Lake) ->
 def test_an_identity_loss_and_occluders_take_what_they_need_from_the_lake(lake: Lake, monkeypatch) -> None:
     losses = {"identity_loss_weight": 1.0, "identity_loss_start": 1, "identity_loss_threshold": 1.0}
     options = {"steps": 2, "batch_size": 4, "occlusion": 0.5, **losses}
-    graph = _graph(monkeypatch, face_encoder=FaceEncoderConfig(network="dlib"), **options)
-    assert graph["teacher"].weights == ("tiny_base", "dlib_face_recognition")
+    graph = _graph(monkeypatch, face_encoder=FaceEncoderConfig(network="world"), **options)
+    assert graph["teacher"].weights == ("tiny_base", "world_embedder")
     artifact = _train(lake, graph)
     lines = (_run_folder(lake, artifact) / LOSSES_FILE).read_text().splitlines()
     identity = [json.loads(line)["identity"] for line in lines]
     assert identity[0] == 0 < identity[1] < 2
-    arcface = _graph(monkeypatch, face_encoder=FaceEncoderConfig(network="ir_se50"), **options)
     base = open_base(
         StageContext(lake, graph["teacher"].resolve_weights(), "cpu", _quiet), _config(graph).base
     )
-    with pytest.raises(LakeError, match="ir_se50 needs the stage identity_reference"):
-        teacher_data(lake, need_artifact(lake, "release"), base, _config(arcface))
     data = teacher_data(lake, need_artifact(lake, "release"), base, _config(graph)).data
     choices = data.draw(np.random.default_rng(0), 64)
     occluded, plain = choices[choices[:, -1] >= 0][:4], choices[choices[:, -1] < 0][:4]
@@ -248,8 +253,40 @@ def test_an_identity_loss_and_occluders_take_what_they_need_from_the_lake(lake: 
         for row in range(len(chosen)):
             assert np.array_equal(batch.target_latents_BLC[row].numpy(), stored[row]) == same
         assert batch.points_B52 is not None
-        # outer corners of the eyes at 20 and 44 of 64 px, half of that in the frame of 32
-        assert 10 <= float(batch.points_B52[..., 0].min()) < float(batch.points_B52[..., 0].max()) <= 23
+        # eyes at 24 and 40 of 64 px, half of that in the frame of 32
+        assert batch.points_B52[:, :2, 0].tolist() == [[12, 20]] * len(chosen)
+
+
+def test_an_identity_loss_compares_embeddings_of_one_network_and_crop(lake: Lake, monkeypatch) -> None:
+    """Those of the identity path serve if their recorded embedder is the very network, else the reference."""
+    config = _config(_graph(monkeypatch, identity_loss_weight=1.0, identity_loss_start=0))
+    context = StageContext(lake, _graph(monkeypatch)["teacher"].resolve_weights(), "cpu", _quiet)
+    base, release = open_base(context, config.base), need_artifact(lake, "release")
+
+    def reference(network: LossNetworkName, crop: CropName = "aligned") -> np.ndarray | None:
+        encoder = FaceEncoderConfig(network=network, crop=crop)
+        now = {**release.metadata, "version": lake.faces.snapshot().version}
+        wanted = config.model_copy(update={"face_encoder": encoder})
+        data = teacher_data(lake, dataclasses.replace(release, metadata=now), base, wanted).data
+        found = data.read(data.draw(np.random.default_rng(0), 4)).reference_BD
+        return None if found is None else found.numpy()
+
+    assert reference("world") is None
+    with pytest.raises(
+        LakeError, match=r"loss of world nearest_full_frame .* has those of orchard_world_1 alone"
+    ):
+        reference("world", "nearest_full_frame")
+    with pytest.raises(LakeError, match="loss of dlib needs its own embeddings"):
+        reference("dlib")
+    _fill(lake, "identity_reference", pa.array([[0.5] * 128], pa.list_(pa.float32(), 128)))
+    with pytest.raises(LakeError, match="identity_reference is of an unnamed network"):
+        reference("dlib")
+    _fill(lake, "identity_reference_network", pa.array(["dlib"]))
+    found = reference("dlib")
+    assert found is not None
+    assert (found == 0.5).all()
+    with pytest.raises(LakeError, match="is of ir_se50, but identity_reference is of dlib; set both"):
+        reference("ir_se50")
 
 
 def test_forgetting_a_photograph_takes_the_pictures_of_a_training_away(lake: Lake, monkeypatch) -> None:

@@ -176,7 +176,9 @@ def _masks(row: Mapping[str, Any]) -> dict[str, Any]:
     cv2.ellipse(codes, (SIDE // 2, SIDE // 2), (20, 26), 0, 0, 360, 1, -1)
     angles = np.linspace(0, 2 * np.pi, 68)
     landmarks = np.stack([32 + 20 * np.cos(angles), 32 + 26 * np.sin(angles)], axis=1)
-    landmarks[[36, 39, 42, 45, 33]] = [(20, 26), (28, 26), (36, 26), (44, 26), (32, 40)]
+    for eye, middle in ((slice(36, 42), 24), (slice(42, 48), 40)):
+        landmarks[eye] = np.stack([np.linspace(middle - 4, middle + 4, 6), np.full(6, 26)], axis=1)
+    landmarks[[30, 48, 54]] = [(32, 38), (25, 46), (39, 46)]
     return {
         "parsing": encode_codes(codes),
         "visible_face": pack_mask(codes > 0),

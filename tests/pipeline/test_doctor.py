@@ -171,7 +171,7 @@ def test_a_dying_and_a_hanging_probe_are_blamed_and_the_rest_goes_on(
 def test_broken_model_files_fail_their_probes(tmp_path: Path) -> None:
     file = tmp_path / "broken"
     file.write_bytes(b"not a model" * 100)
-    probes = ["face_landmarker", "selfie_segmenter", "centerface", "tiny_base"]
+    probes = ["face_landmarker", "selfie_segmenter", "centerface", "tiny_base", "world_embedder"]
     probes += ["simswap_arcface", "ir_se50", "vgg16", "lpips_vgg"]
     checks = run_probes([Job(name, name, str(file), "replace the file") for name in probes])
     assert [(check.name, check.ok, check.remedy) for check in checks] == [

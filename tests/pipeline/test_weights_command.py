@@ -33,7 +33,7 @@ def error_of(result: Any) -> str:
 def test_list_says_of_every_weight_whether_it_is_here(run: Any) -> None:
     shown = json.loads(run("list", "--json").stdout)
     state = {row["role"]: row["state"] for row in shown["weights"]}
-    assert state["centerface"] == state["tiny_base"] == "here"
+    assert state["centerface"] == state["tiny_base"] == state["world_embedder"] == "here"
     assert state["eva_clip"] == "not pulled"
     assert state["face_parser"] == "licence not accepted"
     assert shown["use"] is None
