@@ -21,8 +21,6 @@ from models.identity.arcface_alignment import arcface_points_from_68
 from models.identity.world_embedder import world_chip
 from models.worlds import WORLD_VERSION, render, sample_attributes, sample_identities
 
-HELD_OUT_SEED = 1_000_003
-"""Added to the seed: people and photographs that training never saw."""
 CHUNK = 500
 COARSEST = 0.25
 """The least share of its side that a photograph made coarse keeps."""
@@ -36,7 +34,7 @@ class ChipPoolConfig(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     seed: int = Field(default=0, ge=0, description="Decides people and photographs; others share nobody.")
-    people: int = Field(default=12_000, ge=2, description="Identities.")
+    people: int = Field(default=6000, ge=2, description="Identities.")
     photos: int = Field(default=4, ge=2, description="Photographs of each.")
     photo_size: int = Field(default=128, ge=64, description="Side at which photographs are rendered, px.")
     coarse_share: float = Field(default=0.4, ge=0, le=1, description="Photographs that lose resolution.")

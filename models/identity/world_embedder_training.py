@@ -27,8 +27,9 @@ from models.identity.world_embedder import (
     load_world_network,
     save_world_network,
 )
-from models.identity.world_embedder_data import HELD_OUT_SEED, ChipPool, ChipPoolConfig, build_chips
+from models.identity.world_embedder_data import ChipPool, ChipPoolConfig, build_chips
 from models.identity.world_embedder_sizes import WORLD_EMBEDDING_SIZE
+from models.worlds.sampling import held_out_seed
 
 STATE_NAME = "embedder_state.pt"
 LOG_NAME = "embedder_losses.jsonl"
@@ -41,7 +42,7 @@ class EmbedderRecipe(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    steps: int = Field(default=3000, ge=1, description="Optimiser steps.")
+    steps: int = Field(default=2400, ge=1, description="Optimiser steps.")
     people_per_batch: int = Field(default=64, ge=2, description="People in a batch, two photographs each.")
     learning_rate: float = Field(default=2e-3, gt=0, description="Peak; linear warm-up, cosine to zero.")
     warmup_steps: int = Field(default=100, ge=0, description="Steps of warm-up.")
@@ -196,7 +197,7 @@ def main(argv: list[str] | None = None) -> None:
     pool = build_chips(pool_config, arguments.work, _log, workers=arguments.threads)
     save_world_network(arguments.output, train_embedder(pool, recipe, arguments.work))
     held_out = ChipPoolConfig(
-        seed=arguments.seed + HELD_OUT_SEED, people=arguments.held_out_people, photos=2, coarse_share=0.0
+        seed=held_out_seed(arguments.seed), people=arguments.held_out_people, photos=2, coarse_share=0.0
     )
     report: dict[str, Any] = dict(
         evaluate_embedder(load_world_network(arguments.output), build_chips(held_out, arguments.work, _log))

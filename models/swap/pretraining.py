@@ -2,13 +2,14 @@
 
 The whole network is trained on exact swaps of the procedural world, so that identity has an effect before any
 teacher is trained on it; what PuLID's weights are to FLUX, this training is to the tiny base. A killed run
-started again with the same arguments goes on where it was.
+started again with the same arguments goes on where it was. Under `torchrun` the processes share each batch.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import os
 import time
 from pathlib import Path
 
@@ -16,7 +17,6 @@ import numpy as np
 import torch
 
 from models.identity.world_embedder import WorldEmbedder
-from models.identity.world_embedder_data import HELD_OUT_SEED
 from models.swap import config as swap_config
 from models.swap.base import SwapBase, save_base
 from models.swap.codec import PatchCodec
@@ -26,6 +26,7 @@ from models.swap.pretraining_evaluation import BaseReport, evaluate, gate
 from models.swap.training import LOSSES_NAME, StepLosses, train
 from models.swap.training_recipe import TrainingRecipe
 from models.swap.transformer import SwapTransformer
+from models.worlds.sampling import held_out_seed
 
 CODEC_IMAGES = 6000
 LOG_EVERY = 100
@@ -72,6 +73,8 @@ def pretrain(
 
     def on_step(step: int, losses: StepLosses) -> None:
         first.append(step) if not first else None
+        if not _writes():
+            return
         if step % LOG_EVERY == 0 or step == recipe.steps:
             rate = (step - first[0] + 1) * recipe.batch_size / (time.monotonic() - began)
             _log(f"step {step} of {recipe.steps}: loss {losses.flow:.4f}, {rate:.0f} samples/s")
@@ -88,7 +91,8 @@ def pretrain(
         provenance={"world": world.model_dump_json()},
         on_step=on_step,
     )
-    save_base(output, model, codec)
+    if _writes():
+        save_base(output, model, codec)
     return SwapBase(model, codec, config, "")
 
 
@@ -116,7 +120,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--embedder", type=Path, required=True, help="the world's embedder (safetensors)")
     parser.add_argument("--work", type=Path, required=True, help="folder for the pool and resumable states")
     parser.add_argument("--output", type=Path, required=True, help="safetensors file to write")
-    parser.add_argument("--steps", type=int, default=5000)
+    parser.add_argument("--steps", type=int, default=8000)
     parser.add_argument("--batch-size", type=int, default=64)
     parser.add_argument("--learning-rate", type=float, default=2e-3)
     parser.add_argument("--seed", type=int, default=0)
@@ -145,8 +149,10 @@ def main(argv: list[str] | None = None) -> None:
         arguments.output,
         export_every=arguments.export_every,
     )
+    if not _writes():
+        return
     held_out = WorldConfig(
-        seed=arguments.seed + HELD_OUT_SEED,
+        seed=held_out_seed(arguments.seed),
         people=arguments.held_out_people,
         photos=4,
         scenes=arguments.held_out_scenes,
@@ -177,6 +183,11 @@ def write_records(output: Path, run_dir: Path, report: BaseReport) -> None:
     output.with_name(f"{output.stem}_log.jsonl").write_text(log, encoding="utf-8")
     numbers = json.dumps({"gate": gate(report), "held_out": report}, indent=2)
     output.with_name(f"{output.stem}_gate.json").write_text(numbers + "\n", encoding="utf-8")
+
+
+def _writes() -> bool:
+    """Whether this is the process that writes; under `torchrun` there are several."""
+    return os.environ.get("RANK", "0") == "0"
 
 
 def _log(line: str) -> None:
