@@ -17,7 +17,9 @@ from assets.condition import row_frame
 from resources.lake.digest import digest_bytes, digest_json
 from resources.lake.errors import LakeError
 from resources.lake.lake import Lake
+from resources.lake.pairs import pinned_pairs
 from resources.photos.decoding import DecodeLimits, decode_upright
+from resources.photos.pairs import PairUse
 from resources.photos.world_parameters import PairParameters
 
 if TYPE_CHECKING:  # the renderer's compiler loads seconds later, when something is measured
@@ -50,11 +52,11 @@ class EvaluationPair:
     world: PairParameters | None = None
 
 
-def truths_content(lake: Lake) -> bytes:
-    """Digest of all that decides an exact answer: the pictures, and the parameters behind them."""
-    rows = lake.swap_pairs.snapshot().dataset.to_table(columns=["pair_id", "truth", "world"]).to_pylist()
+def truths_content(lake: Lake, use: PairUse = "evaluation") -> bytes:
+    """Digest of all that decides the exact answers of one use: pictures, and the parameters behind them."""
+    rows = pinned_pairs(lake, use, ["truth", "world"])
     return digest_json(
-        sorted((row["pair_id"], digest_bytes(row["truth"] or b"").hex(), row["world"]) for row in rows)
+        [(row["pair_id"], digest_bytes(row["truth"] or b"").hex(), row["world"]) for row in rows]
     )
 
 

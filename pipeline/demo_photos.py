@@ -10,6 +10,8 @@ PEOPLE = 24
 PHOTOS_PER_PERSON = 8
 HELD_OUT_PEOPLE = 6
 SWAP_PAIRS = 32
+TRAIN_PAIRS = 480
+"""Pairs of the other people whose exact swaps the recipe `supervised` learns; they are listed, not drawn."""
 SIDE = 256
 
 
@@ -34,6 +36,7 @@ def make_demo_photos(folder: Path) -> DemoPhotos:
         size=SIDE,
         swap_pairs=SWAP_PAIRS,
         held_out=HELD_OUT_PEOPLE,
+        train_pairs=TRAIN_PAIRS,
     )
     portraits = folder / "portraits"
     portraits.mkdir(exist_ok=True)

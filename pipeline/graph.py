@@ -124,7 +124,7 @@ def _recipe_stages(parts: Parts, recipe: Recipe, name: str | None, default: Reci
     training = TrainingConfig(
         base=base, recipe=recipe.teacher, face_encoder=recipe.face_encoder, validation=plain
     )
-    yield teacher_stage(training, name, columns)
+    yield teacher_stage(training, name, columns, recipe.teacher_learns)
     triplets = PseudoTripletsConfig(base=base, sampling=inverted, pair_condition=pair_condition)
     yield pseudo_triplets_stage(triplets, name, reading, parts.batches.pseudo_triplets)
     yield triplet_scores_stage(scores_config(parts.annotation), parts.annotation, name)

@@ -14,6 +14,7 @@ from pydantic import Field
 
 from assets.frontier_config import SweepConfig
 from assets.release import ReleaseConfig
+from assets.teacher import TeacherLearns
 from assets.triplets_release import TripletsReleaseConfig
 from models.faces.condition import ConditionRecipe
 from models.identity.loss_networks import FaceEncoderConfig
@@ -40,6 +41,11 @@ class Recipe(FrozenConfig):
     )
     release: ReleaseConfig = Field(description="Which rows are trained on, how many pairs are made.")
     teacher: TrainingRecipe = Field(description="How the teacher is trained.")
+    teacher_learns: TeacherLearns = Field(
+        default="same_person",
+        description="same_person: APPLE's deblurring, with the identity of another photograph of the same "
+        "person. exact_swaps: the exact swaps of a world, of the pairs that are listed for training.",
+    )
     triplets: TripletsReleaseConfig = Field(
         default=TripletsReleaseConfig(), description="Which of the triplets the student learns from."
     )
@@ -99,6 +105,21 @@ def with_ablations(baseline: Recipe) -> tuple[Recipe, ...]:
         baseline.varied(
             "source_shape", "Swaps are drawn with the source's face shape.", landmarks="source_shape"
         ),
+    )
+
+
+def supervised_by_truth(baseline: Recipe) -> Recipe:
+    """The ceiling: a teacher that learns a world's exact swaps, for as many steps as teacher and student."""
+    teacher, student = baseline.teacher, baseline.student
+    together = {
+        "steps": teacher.steps + student.steps,
+        "identity_loss_start": teacher.identity_loss_start + student.identity_loss_start,
+    }
+    return baseline.varied(
+        "supervised",
+        "A ceiling, not APPLE: the teacher learns the world's exact swaps, in both models' steps.",
+        teacher_learns="exact_swaps",
+        teacher=teacher.model_copy(update=together),
     )
 
 
