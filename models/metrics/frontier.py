@@ -91,12 +91,16 @@ def compare_at_matched_identity(
     seed: int,
     level: float | None = None,
     resamples: int = RESAMPLES,
+    runs: int = 1,
 ) -> dict[str, MatchedMethod | None]:
     """Every method at the identity where it is compared with the reference, and the difference of errors.
 
     All methods are compared at `level`; without one, in the middle of what all of them reach, and where that
     is nothing, each one in the middle of what it and the reference reach. None stands for a method that
     shares no level with the reference, or whose identity does not move with the guidance at all.
+
+    With `runs` above 1 the N columns are as many training runs on the same pairs, run after run, and the
+    intervals come from a bootstrap over both (`resampled_weights`).
 
     Raises ValueError when the reference is missing, or when methods were not measured on equally many pairs.
     """
@@ -105,7 +109,7 @@ def compare_at_matched_identity(
     counts = {frontier.identity_KN.shape[1] for frontier in frontiers.values()}
     if len(counts) > 1:
         raise ValueError(f"all methods must be measured on the same pairs, got {sorted(counts)} pairs")
-    weights_RN = _resampled_weights(counts.pop(), seed, resamples)
+    weights_RN = resampled_weights(counts.pop(), seed, resamples, runs)
     moving = {name: item for name, item in frontiers.items() if item.reach[0] < item.reach[1]}
     everywhere = shared_range(moving) if reference in moving else None
     found: dict[str, MatchedMethod | None] = {}
@@ -119,10 +123,24 @@ def compare_at_matched_identity(
     return found
 
 
-def _resampled_weights(pairs: int, seed: int, resamples: int) -> NDArray[np.float64]:
-    """How often each pair is drawn, as shares: (1 + R, N); the first row is the sample itself."""
-    draws = np.random.default_rng(seed).multinomial(pairs, np.full(pairs, 1 / pairs), size=resamples)
-    return np.concatenate([np.ones((1, pairs)), draws]) / pairs
+def resampled_weights(
+    columns: int, seed: int, resamples: int = RESAMPLES, runs: int = 1
+) -> NDArray[np.float64]:
+    """How often each column is drawn, as shares: (1 + R, N); the first row is the sample itself.
+
+    With `runs` above 1 the columns are so many training runs on the same pairs, run after run. Then runs and
+    pairs are drawn, each with replacement: all runs that are drawn keep the same pairs.
+
+    Raises ValueError when the columns are not the same number for every run.
+    """
+    if columns % runs:
+        raise ValueError(f"{columns} columns are not equally many pairs of {runs} runs")
+    pairs = columns // runs
+    generator = np.random.default_rng(seed)
+    draws = generator.multinomial(pairs, np.full(pairs, 1 / pairs), size=resamples)
+    drawn_runs = generator.multinomial(runs, np.full(runs, 1 / runs), size=resamples)
+    crossed = (drawn_runs[:, :, None] * draws[:, None, :]).reshape(resamples, columns)
+    return np.concatenate([np.ones((1, columns)), crossed]) / columns
 
 
 def _matched(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from models.metrics.frontier import Frontier, compare_at_matched_identity, shared_range
+from models.metrics.frontier import Frontier, compare_at_matched_identity, resampled_weights, shared_range
 
 SCALES = np.array([1.0, 2.0, 4.0])
 
@@ -122,3 +122,29 @@ def test_what_does_not_fit_is_refused() -> None:
     few = frontier([0.0, 0.5, 1.0], [1.0, 2.0, 3.0], pairs=3)
     with pytest.raises(ValueError, match=r"the same pairs, got \[3, 200\]"):
         compare_at_matched_identity({"m": good, "few": few}, "m", seed=0)
+
+
+def test_runs_that_differ_widen_the_interval_though_there_are_as_many_columns() -> None:
+    steady = frontier([0.0, 0.5, 1.0], [2.0, 4.0, 6.0], 300, 0.5, seed=1)
+    offsets = np.repeat([-0.5, 0.0, 0.5], 100)
+    moved = Frontier(steady.scales_K, steady.identity_KN, {"light": steady.errors["light"] + offsets})
+
+    def width(runs: int) -> float:
+        methods = {"steady": steady, "moved": moved}
+        found = compare_at_matched_identity(methods, "steady", seed=0, resamples=400, runs=runs)["moved"]
+        assert found is not None
+        difference = found.differences["light"]
+        assert difference.value == pytest.approx(0.0, abs=1e-9)
+        return difference.high - difference.low
+
+    assert width(3) > 3 * width(1)
+
+
+def test_drawn_runs_share_their_pairs() -> None:
+    weights = resampled_weights(6, seed=0, resamples=200, runs=2).reshape(201, 2, 3)
+    assert np.allclose(weights.sum(axis=(1, 2)), 1.0)
+    both = weights[(weights.sum(axis=2) > 0).all(axis=1)]
+    assert len(both) > 50
+    assert np.allclose(both[:, 0], both[:, 1])
+    with pytest.raises(ValueError, match="5 columns"):
+        resampled_weights(5, seed=0, runs=2)
