@@ -6,7 +6,7 @@ knows have no exact truth.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 import cv2
@@ -29,7 +29,7 @@ from models.worlds.paint import (
     UPPER_LIP,
 )
 from models.worlds.parameters import Attributes, Identities
-from models.worlds.world import render
+from models.worlds.world import RenderedFaces, render
 
 FACE_CLASSES: Final = (
     SKIN, RIGHT_BROW, LEFT_BROW, RIGHT_EYE, LEFT_EYE, GLASSES, LEFT_EAR, RIGHT_EAR, NOSE, MOUTH, UPPER_LIP,
@@ -45,8 +45,8 @@ RETRIEVAL_SIZE: Final = 64
 
 SMALLEST_SIZE: Final = 16
 
-_VISIBLE_STEP: Final = 4
-"""Levels of 255 by which make-up must change a pixel to be part of its region."""
+_VISIBLE_STEP: Final = {"eye_shadow": 4, "blush": 4, "glasses": 16}
+"""Levels of 255 by which what is worn must change a pixel to be there: frames do, clear lenses do not."""
 
 _BATCH: Final = 32
 
@@ -69,7 +69,7 @@ class ExactTruth:
         eye_shadow_NHW: where the truth wears eye shadow.
         blush_NHW: where the truth wears blusher.
         glasses_NHW: frame of the truth's glasses.
-        eyes_NHW: the open eyes of the truth.
+        eyes_NHW: the open eyes of the truth, through glasses too.
         landmarks_68_N682: the truth's landmarks, pixels, iBUG order.
         candidates_NKHWC: K people with the target's attributes; 0 is the truth, 1 the target.
         retrieval_weights_NHW: `face_NHW` at the candidates' size.
@@ -162,18 +162,23 @@ def _regions(
         parsing = truth.parsing_NHW
         face.append(np.isin(parsing, FACE_CLASSES) | np.isin(target.parsing_NHW, FACE_CLASSES))
         found["lips"].append(np.isin(parsing, (UPPER_LIP, LOWER_LIP)))
-        found["eyes"].append(np.isin(parsing, (RIGHT_EYE, LEFT_EYE)))
-        found["glasses"].append(parsing == GLASSES)
-        for make_up in ("eye_shadow", "blush"):
-            region = np.zeros_like(parsing, bool)
-            wearing = np.flatnonzero(worn.column(make_up) > 0)
-            if len(wearing):
-                bare = worn[wearing].replace(**{make_up: 0.0})
-                without = render(sources[rows][wearing], bare, fine, supersample=1).images_NHWC
-                step = np.abs(truth.images_NHWC[wearing].astype(np.int16) - without).max(axis=3)
-                region[wearing] = step >= _VISIBLE_STEP
-            found[make_up].append(region)
+        bare = {name: _without(name, sources[rows], worn, truth) for name in _VISIBLE_STEP}
+        # Parsings call all that lies behind a lens glasses.
+        found["eyes"].append(np.isin(bare["glasses"].parsing_NHW, (RIGHT_EYE, LEFT_EYE)))
+        for name, step in _VISIBLE_STEP.items():
+            change = truth.images_NHWC.astype(np.int16) - bare[name].images_NHWC
+            found[name].append(np.abs(change).max(axis=3) >= step)
     return np.concatenate(face), {name: np.concatenate(parts) for name, parts in found.items()}
+
+
+def _without(name: str, people: Identities, worn: Attributes, faces: RenderedFaces) -> RenderedFaces:
+    """The same photographs without what an attribute puts on; those that never had it stay as they are."""
+    wearing = np.flatnonzero(worn.column(name) > 0)
+    pictures, parsing = faces.images_NHWC.copy(), faces.parsing_NHW.copy()
+    if len(wearing):
+        bare = render(people[wearing], worn[wearing].replace(**{name: 0.0}), pictures.shape[1], supersample=1)
+        pictures[wearing], parsing[wearing] = bare.images_NHWC, bare.parsing_NHW
+    return replace(faces, images_NHWC=pictures, parsing_NHW=parsing)
 
 
 def _weights(region_NSS: NDArray[np.bool_], size: int) -> Weights:
