@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import time
 from pathlib import Path
 
@@ -23,6 +22,7 @@ from models.swap.codec import PatchCodec
 from models.swap.config import SwapModelConfig
 from models.swap.pretraining_data import Embedder, WorldConfig, WorldData, WorldPool, build_pool
 from models.swap.pretraining_evaluation import BaseReport, evaluate, gate
+from models.swap.processes import is_main
 from models.swap.training import LOSSES_NAME, StepLosses, train
 from models.swap.training_recipe import TrainingRecipe
 from models.swap.transformer import SwapTransformer
@@ -73,7 +73,7 @@ def pretrain(
 
     def on_step(step: int, losses: StepLosses) -> None:
         first.append(step) if not first else None
-        if not _writes():
+        if not is_main():
             return
         if step % LOG_EVERY == 0 or step == recipe.steps:
             rate = (step - first[0] + 1) * recipe.batch_size / (time.monotonic() - began)
@@ -91,7 +91,7 @@ def pretrain(
         provenance={"world": world.model_dump_json()},
         on_step=on_step,
     )
-    if _writes():
+    if is_main():
         save_base(output, model, codec)
     return SwapBase(model, codec, config, "")
 
@@ -149,7 +149,7 @@ def main(argv: list[str] | None = None) -> None:
         arguments.output,
         export_every=arguments.export_every,
     )
-    if not _writes():
+    if not is_main():
         return
     held_out = WorldConfig(
         seed=held_out_seed(arguments.seed),
@@ -183,11 +183,6 @@ def write_records(output: Path, run_dir: Path, report: BaseReport) -> None:
     output.with_name(f"{output.stem}_log.jsonl").write_text(log, encoding="utf-8")
     numbers = json.dumps({"gate": gate(report), "held_out": report}, indent=2)
     output.with_name(f"{output.stem}_gate.json").write_text(numbers + "\n", encoding="utf-8")
-
-
-def _writes() -> bool:
-    """Whether this is the process that writes; under `torchrun` there are several."""
-    return os.environ.get("RANK", "0") == "0"
 
 
 def _log(line: str) -> None:
