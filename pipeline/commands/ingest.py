@@ -59,7 +59,10 @@ def ingest_command(
     ] = False,
     swap_pairs: Annotated[
         Path | None,
-        typer.Option(help="CSV `source,target,truth` of pairs to swap and evaluate (image ids, picture)."),
+        typer.Option(
+            help="CSV `source,target,truth` of pairs to swap and evaluate (image ids, picture). A fourth "
+            "column `use` may be `training`: then the exact answer may be learnt, and the pair is not swapped."
+        ),
     ] = None,
     profile: ProfileOption = DEFAULT_PROFILE,
     json: JsonOption = False,

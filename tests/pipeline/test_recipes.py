@@ -245,5 +245,9 @@ def test_an_ablation_changes_one_thing(name: str) -> None:
     assert changes["blur"] == {"condition.variant"}
     assert changes["source_shape"] == {"landmarks"}
     assert changes["no_identity_loss"] <= {"teacher.identity_loss_weight", "student.identity_loss_weight"}
+    assert ("supervised" in changes) == (name in ("tiny", "smoke"))  # only a world knows exact swaps
+    for supervised in (recipe for recipe in ablations if recipe.name == "supervised"):
+        assert changes["supervised"] == {"teacher_learns", "teacher.steps", "teacher.identity_loss_start"}
+        assert supervised.teacher.steps == baseline.teacher.steps + baseline.student.steps
     labels = {condition_label(recipe.condition) for recipe in (baseline, *ablations)}
     assert labels == {"downsample8", "mask", "blur64"}
