@@ -61,7 +61,7 @@ def ingest_command(
         Path | None,
         typer.Option(
             help="CSV `source,target,truth` of pairs to swap and evaluate (image ids, picture). A fourth "
-            "column `use` may be `training`: then the exact answer may be learnt, and the pair is not swapped."
+            "column `use` may be `training`: its exact answer may then be learnt, and it is not swapped."
         ),
     ] = None,
     profile: ProfileOption = DEFAULT_PROFILE,
