@@ -10,7 +10,9 @@ import pytest
 
 from models.worlds import RenderedFaces
 
-FOUND_SHARE = 0.95
+FOUND_SHARE = 0.97
+# A face that fills the picture scores about 0.45, real or rendered: the heat map sees no margin round it.
+CENTERFACE_SCORE = 0.35
 # Mesh point of mediapipe, landmark of the 68, allowed median distance as a share of the inter-ocular distance
 # (outer corner to outer corner). A model trained on people reads a drawn face within a few hundredths.
 PARTNERS = {
@@ -74,7 +76,7 @@ def test_centerface_finds_the_faces(world_faces: RenderedFaces) -> None:
         detector = CenterFace(onnx_path=str(Path(path)), backend="opencv")
     found = 0
     for photo, exact in zip(world_faces.images_NHWC, world_faces.landmarks_68_N682, strict=True):
-        boxes, _ = detector(photo, threshold=0.5)
+        boxes, _ = detector(photo, threshold=CENTERFACE_SCORE)
         nose = exact[30]
         found += sum(bool((box[:2] < nose).all() and (nose < box[2:4]).all()) for box in boxes) == 1
     assert found >= FOUND_SHARE * len(world_faces)

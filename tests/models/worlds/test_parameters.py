@@ -5,6 +5,7 @@ import pytest
 
 from models.worlds import Attributes, Identities, sample_attributes, sample_identities
 from models.worlds.parameters import ATTRIBUTE_PARAMETERS, IDENTITY_PARAMETERS
+from models.worlds.sampling import held_out_seed
 
 
 def test_samples_are_repeatable_and_do_not_depend_on_the_count() -> None:
@@ -27,6 +28,38 @@ def test_every_parameter_varies_and_stays_in_its_range() -> None:
             assert column.min() >= low - 1e-6, parameter.name
             assert column.max() <= high + 1e-6, parameter.name
             assert column.std() > 0.08 * (high - low), parameter.name
+
+
+def test_crops_and_occluders_are_drawn_as_asked_for_and_change_nothing_else() -> None:
+    mixed = sample_attributes(0, 4000)
+    shares = [float((mixed.column("crop") == crop).mean()) for crop in range(3)]
+    np.testing.assert_allclose(shares, (0.6, 0.3, 0.1), atol=0.03)
+    assert float((mixed.column("occluder") > 0).mean()) == pytest.approx(0.1, abs=0.02)
+    assert set(np.unique(mixed.column("occluder"))) == {0, 1, 2, 3}
+    chosen = sample_attributes(0, 4000, crops=("bust", "portrait"), occluded=0.0)
+    assert set(np.unique(chosen.column("crop"))) == {1, 2}
+    assert float((chosen.column("crop") == 1).mean()) == pytest.approx(0.75, abs=0.03)
+    assert (chosen.column("occluder") == 0).all()
+    same = mixed.replace(crop=chosen.column("crop"), occluder=0.0)
+    np.testing.assert_array_equal(same.values, chosen.values)
+    for crops in ((), ("face", "whole body")):
+        with pytest.raises(ValueError, match="crops must be some of face, portrait, bust"):
+            sample_attributes(0, 1, crops=crops)
+    with pytest.raises(ValueError, match="share from 0 to 1, got 2"):
+        sample_attributes(0, 1, occluded=2.0)
+
+
+def test_other_seeds_share_no_one_and_no_photograph() -> None:
+    for sample in (sample_identities, sample_attributes):
+        streams = [sample(seed, 1500).values for seed in (0, 1, held_out_seed(0), held_out_seed(1))]
+        # No number of a person recurs by more than chance, so that nobody is even nearly someone else.
+        rows = np.concatenate(streams)
+        assert len(np.unique(rows, axis=0)) == len(rows)
+        for other in streams[1:]:
+            assert float((streams[0][:, 0] == other[:, 0]).mean()) < 0.01
+    people = np.concatenate([sample_identities(seed, 400).values for seed in (0, held_out_seed(0))])
+    distance = np.linalg.norm(people[:400, None] - people[None, 400:], axis=2)
+    assert distance.min() > 1.5  # of 5 between two people on average
 
 
 def test_names_are_unique_and_records_carry_the_table_s_units() -> None:

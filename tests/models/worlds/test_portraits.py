@@ -94,6 +94,14 @@ def test_swaps_for_training_are_of_other_people_and_nothing_is_drawn_for_them(tm
         write_portraits(tmp_path / "more", **numbers, train_pairs=13)
 
 
+def test_photographs_show_the_crops_asked_for(tmp_path: Path) -> None:
+    numbers = {"identities": 2, "photos": 3, "size": 16, "swap_pairs": 0}
+    for crops, wanted in ((("face",), {0.0}), (("bust",), {2.0})):
+        written = write_portraits(tmp_path / crops[0], crops=crops, **numbers)
+        shown = {written.parameters(photo)[1].column("crop")[0] for photo in written.image_ids}
+        assert shown == wanted
+
+
 def test_writing_again_changes_no_byte_and_no_time(portraits: PortraitSet) -> None:
     before = snapshot(portraits.root)
     write_portraits(portraits.root, **NUMBERS)

@@ -23,7 +23,14 @@ print(digest.hexdigest())
 
 
 def assert_same(first: RenderedFaces, second: RenderedFaces) -> None:
-    for name in ("images_NHWC", "parsing_NHW", "landmarks_68_N682", "iris_N102", "iris_radius_N2"):
+    for name in (
+        "images_NHWC",
+        "parsing_NHW",
+        "landmarks_68_N682",
+        "iris_N102",
+        "iris_radius_N2",
+        "depth_NHW",
+    ):
         np.testing.assert_array_equal(getattr(first, name), getattr(second, name), err_msg=name)
 
 
@@ -163,6 +170,75 @@ def test_glasses_are_worn_when_asked_for(plain_attributes: Attributes) -> None:
         assert (worn.parsing_NHW == GLASSES).sum() > 300
         x, y = np.floor(worn.iris_N102[0, 0]).astype(int)
         assert worn.parsing_NHW[0, y, x] == GLASSES
+
+
+def test_crops_show_more_or_less_of_the_same_head() -> None:
+    person = sample_identities(1, 4)
+    photographs = sample_attributes(2, 4, occluded=0.0).replace(yaw=0.0, pitch=0.0, shift_x=0.0, shift_y=0.0)
+    face, portrait, bust = (render(person, photographs.replace(crop=crop), 128) for crop in (0.0, 1.0, 2.0))
+    between = [
+        np.linalg.norm(faces.landmarks_68_N682[:, 36] - faces.landmarks_68_N682[:, 45], axis=1)
+        for faces in (face, portrait, bust)
+    ]
+    np.testing.assert_allclose(between[0] / between[1], 1.38, rtol=1e-4)
+    np.testing.assert_allclose(between[2] / between[1], 0.72, rtol=1e-4)
+    middle = face.landmarks_68_N682.mean(axis=1)
+    assert (np.abs(middle - 64) < 0.1 * 128).all()
+    assert ((face.landmarks_68_N682 > 0) & (face.landmarks_68_N682 < 128 * 1.04)).all()
+    cloth = [(faces.parsing_NHW == CLOTH).sum() for faces in (face, portrait, bust)]
+    assert cloth[0] < cloth[1] < cloth[2]
+
+
+def test_an_occluder_hides_the_face_and_belongs_to_the_photograph() -> None:
+    people = sample_identities(6, 2)
+    photograph = sample_attributes(6, 1, crops=("face",), occluded=0.0).replace(yaw=0.0, pitch=0.0, roll=0.0)
+    both = photograph[np.array([0, 0])].replace(occluder_height=1.0, occluder_side=0.3)
+    bare = render(people, both, 96)
+    for kind, label in ((1.0, BACKGROUND), (2.0, BACKGROUND), (3.0, CLOTH)):
+        covered = render(people, both.replace(occluder=kind), 96)
+        np.testing.assert_array_equal(covered.landmarks_68_N682, bare.landmarks_68_N682)
+        np.testing.assert_array_equal(covered.depth_NHW, bare.depth_NHW)
+        hidden = bare.visible_face_NHW & ~covered.visible_face_NHW
+        share = hidden.sum(axis=(1, 2)) / bare.visible_face_NHW.sum(axis=(1, 2))
+        assert (share > 0.02).all()
+        assert (share < 0.5).all()
+        assert (covered.parsing_NHW[hidden] == label).all()
+        # Elsewhere nothing changes, and before both faces it is the very same thing.
+        unchanged = (bare.images_NHWC == covered.images_NHWC).all(axis=-1)
+        assert unchanged[covered.visible_face_NHW].mean() > 0.97
+        inner = hidden[0] & hidden[1]
+        for step, axis in ((1, 0), (-1, 0), (1, 1), (-1, 1)):
+            inner &= np.roll(hidden[0] & hidden[1], step, axis)
+        assert inner.sum() > 10
+        # The gaps between fingers are narrower than a pixel and let a little of each face through.
+        first, second = (image[inner].astype(int) for image in covered.images_NHWC)
+        np.testing.assert_allclose(first, second, atol=6)
+        assert (first == second).mean() > 0.95
+
+
+def test_the_visible_face_is_the_face_s_classes(world_faces: RenderedFaces) -> None:
+    classes = {SKIN, RIGHT_BROW, LEFT_BROW, RIGHT_EYE, LEFT_EYE, GLASSES, NOSE, MOUTH, UPPER_LIP, LOWER_LIP}
+    assert set(np.unique(world_faces.parsing_NHW[world_faces.visible_face_NHW])) == classes
+
+
+def test_depth_is_that_of_the_head_s_surface(plain_attributes: Attributes) -> None:
+    faces = render(sample_identities(9, 6), plain_attributes[np.zeros(6, int)], 128)
+    for parsing, depth, points in zip(
+        faces.parsing_NHW, faces.depth_NHW, faces.landmarks_68_N682, strict=True
+    ):
+
+        def at(index: int, depth: np.ndarray = depth, points: np.ndarray = points) -> float:
+            x, y = np.floor(points[index]).astype(int)
+            return float(depth[y, x])
+
+        # Nose tip before its bridge before the eyes before the ears, and the tip is nowhere surpassed.
+        assert at(30) > at(27) > at(36) > np.nanmean(depth[np.isin(parsing, (LEFT_EAR, RIGHT_EAR))])
+        assert at(30) > np.nanmax(depth) - 0.05
+        assert at(36) == pytest.approx(at(45), abs=0.05)  # a frontal head is symmetric
+        assert np.isnan(depth[parsing == BACKGROUND]).mean() > 0.97
+        assert not np.isnan(depth[np.isin(parsing, (SKIN, NOSE, LEFT_EYE, RIGHT_EYE))]).any()
+        assert np.nanmin(depth) > -1.5
+        assert np.nanmax(depth) < 1.6
 
 
 def test_sizes_agree_on_where_things_are() -> None:
