@@ -11,7 +11,7 @@ import pytest
 from models.worlds import RenderedFaces
 
 FOUND_SHARE = 0.97
-# A face that fills the picture scores about 0.45, real or rendered: the heat map sees no margin round it.
+# A face that fills the picture scores about 0.45: the heat map sees no margin round it.
 CENTERFACE_SCORE = 0.35
 # Mesh point of mediapipe, landmark of the 68, allowed median distance as a share of the inter-ocular distance
 # (outer corner to outer corner). A model trained on people reads a drawn face within a few hundredths.
