@@ -55,7 +55,9 @@ def swap_pair_rows(pairs: Iterable[SwapPair]) -> list[dict[str, Any]]:
 
 def pinned_pairs(lake: Lake, use: PairUse, columns: Sequence[str]) -> list[dict[str, Any]]:
     """The pairs of the pinned list for one use, with the named columns, by pair id."""
-    table = lake.swap_pairs.snapshot().dataset.to_table(columns=["pair_id", "use", *columns])
+    table = lake.swap_pairs.snapshot().dataset.to_table(
+        columns=[*dict.fromkeys(("pair_id", "use", *columns))]
+    )
     rows = [
         {name: row[name] for name in ("pair_id", *columns)} for row in table.to_pylist() if row["use"] == use
     ]
