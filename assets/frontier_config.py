@@ -32,7 +32,7 @@ class SweepConfig(StageConfig):
     pairs: int | None = Field(
         default=None, ge=1, description="At most so many pairs, the first by name; None takes all."
     )
-    pictures: int = Field(default=3, ge=0, description="Of so many pairs the swaps themselves are kept.")
+    pictures: int = Field(default=2, ge=0, description="Of so many pairs the swaps themselves are kept.")
 
     @field_validator("scales")
     @classmethod

@@ -16,6 +16,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 RESAMPLES = 2000
+LEAST_PAIRS = 5
+"""A bootstrap over fewer pairs says nothing: no interval is given."""
+
 LEAST_REACHED = 0.5
 """An interval is given where at least this share of the resamples reaches the identity level."""
 
@@ -56,7 +59,7 @@ class Frontier:
 
 @dataclass(frozen=True)
 class Estimate:
-    """A value between the ends of its 95 % interval; these are NaN where too few resamples have a value."""
+    """A value between the ends of its 95 % interval; NaN where too few pairs or resamples have it."""
 
     value: float
     low: float
@@ -151,11 +154,12 @@ def _matched(
         return None
     errors, differences = {}, {}
     for name, values_KN in frontier.errors.items():
+        enough = int(np.isfinite(values_KN).all(axis=0).sum()) >= LEAST_PAIRS
         own_R = _read_off(_curves(values_KN, weights_RN), place_R)
-        errors[name] = _estimate(own_R)
+        errors[name] = _estimate(own_R, enough)
         if name in reference.errors:
             other_R = _read_off(_curves(reference.errors[name], weights_RN), there_R)
-            differences[name] = _estimate(own_R - other_R)
+            differences[name] = _estimate(own_R - other_R, enough)
     scale = float(_read_off(frontier.scales_K[:, None], place_R[:1])[0])
     return MatchedMethod(level, scale, float(np.isfinite(place_R[1:]).mean()), errors, differences)
 
@@ -194,9 +198,9 @@ def _read_off(curves_KR: NDArray[np.float64], place_R: NDArray[np.float64]) -> N
     return np.where(np.isnan(place_R), np.nan, values_R)
 
 
-def _estimate(values_R: NDArray[np.float64]) -> Estimate:
+def _estimate(values_R: NDArray[np.float64], enough: bool) -> Estimate:
     drawn = values_R[1:][np.isfinite(values_R[1:])]
-    if len(drawn) < LEAST_REACHED * (len(values_R) - 1) or not len(drawn):
+    if not enough or len(drawn) < LEAST_REACHED * (len(values_R) - 1):
         return Estimate(float(values_R[0]), float("nan"), float("nan"))
     low, high = np.quantile(drawn, [0.025, 0.975])
     return Estimate(float(values_R[0]), float(low), float(high))

@@ -20,6 +20,8 @@ from assets.stage import RowStage, StageGraph
 from models.swap.training_recipe import TrainingRecipe
 from pipeline.commands.plan import stage_status
 from pipeline.report import data as report
+from pipeline.report.frontier import frontier_part
+from pipeline.report.protocol import protocol_part
 from pipeline.report.swap_rows import swap_rows
 from pipeline.report.wording import METHODS, METRICS, in_order, method, metric
 from resources.lake.consent import GENERATIVE_CONSENTS, Consent
@@ -79,6 +81,8 @@ def collect(
             if (artifact := lake.current_artifact(view.own(name))) is not None
         ),
         evaluation=_evaluation(planner, view),
+        frontier=frontier_part(planner, view),
+        protocol=protocol_part(planner, view),
         swaps=rows,
         swap_pairs=pairs,
         digital_source_type=DIGITAL_SOURCE_TYPE,
@@ -235,7 +239,12 @@ def _evaluation(planner: Planner, view: RecipeView) -> report.Evaluation | None:
     methods = in_order({key for key, _ in cells}, METHODS)
     metrics = in_order({key for _, key in cells}, METRICS)
     config = planner.graph[artifact.stage].config
-    judge = config.embedder if isinstance(config, EvaluationConfig) else ""
+    judges = config.judges if isinstance(config, EvaluationConfig) else ()
+    trained = {
+        role
+        for name in ("identity_embedding", view.own("teacher"), view.own("student"))
+        for role in planner.graph[name].weights
+    }
     return report.Evaluation(
         digest=digest,
         metrics=tuple(metric(key) for key in metrics),
@@ -244,7 +253,9 @@ def _evaluation(planner: Planner, view: RecipeView) -> report.Evaluation | None:
             for row in methods
         ),
         outdated=_outdated(planner, artifact.stage),
-        judge_is_not_independent=judge in planner.graph["identity_embedding"].weights,
+        training_judges=tuple(judge.name for judge in judges if judge.weights in trained),
+        other_judges=tuple(judge.name for judge in judges if judge.weights not in trained),
+        not_measured=str(artifact.metadata.get("not_measured", "")),
     )
 
 

@@ -5,8 +5,14 @@ from __future__ import annotations
 import base64
 from dataclasses import dataclass
 from datetime import date
+from typing import TYPE_CHECKING
 
-from pipeline.report.wording import Method, Metric
+from assets.evaluation import COPY_TARGET
+from pipeline.report.wording import GROUPS, Method, Metric
+
+if TYPE_CHECKING:  # they are made of the values below
+    from pipeline.report.frontier import FrontierPart
+    from pipeline.report.protocol import ProtocolPart
 
 
 @dataclass(frozen=True)
@@ -71,6 +77,10 @@ class Checkpoint:
     note: str = ""
 
 
+CHANCE = 1 / 20
+"""How often the source is found among 20 by nobody's doing."""
+
+
 @dataclass(frozen=True)
 class MetricCell:
     """A mean between the ends of its 95 % interval, over `count` pairs."""
@@ -91,13 +101,65 @@ class MetricRow:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """The current evaluation. `rows` is empty when no pair had an exact answer."""
+    """The current evaluation. `rows` is empty when no pair had an exact answer.
+
+    `training_judges` are the judges of identity that took part in training, `other_judges` the rest.
+    `not_measured` says what could not be measured, and why; empty where all was.
+    """
 
     digest: str
     metrics: tuple[Metric, ...]
     rows: tuple[MetricRow, ...]
     outdated: bool
-    judge_is_not_independent: bool
+    training_judges: tuple[str, ...]
+    other_judges: tuple[str, ...]
+    not_measured: str = ""
+
+    @property
+    def tables(self) -> tuple[tuple[str, tuple[int, ...]], ...]:
+        """A title for each table, and the places of its metrics."""
+        found = {
+            title: tuple(place for place, item in enumerate(self.metrics) if item.group == group)
+            for group, title in GROUPS.items()
+        }
+        return tuple((title, places) for title, places in found.items() if places)
+
+    def judged_by(self, item: Metric) -> str:
+        """What is to be known of the network behind a metric of identity; empty for other metrics."""
+        if any(item.key.endswith(f"_{judge}") for judge in self.training_judges):
+            return "This network took part in training, so it may be kind to the models."
+        if any(item.key.endswith(f"_{judge}") for judge in self.other_judges):
+            return "No training ever saw this network."
+        return ""
+
+    @property
+    def verdict(self) -> tuple[str, ...]:
+        """A sentence for each method: does it show the source, and is it better than doing nothing."""
+        return tuple(filter(None, (self._sentence(row) for row in self.rows if not row.method.reference)))
+
+    def _sentence(self, row: MetricRow) -> str:
+        copied = next((item for item in self.rows if item.method.key == COPY_TARGET), None)
+        if copied is None:
+            return ""
+        found, leaked, face, nothing = (
+            line.cells[place] if (place := self._place(key)) is not None else None
+            for line, key in ((row, "rank_1_of_20"), (row, "leak"), (row, "face_psnr"), (copied, "face_psnr"))
+        )
+        parts = []
+        if found is not None:
+            above = "more than chance" if found.low > CHANCE else "not told from chance"
+            parts.append(f"the source is found among 20 people for {found.mean:.0%} of the pairs ({above})")
+        if leaked is not None:
+            parts.append(f"{leaked.mean:.0%} of the faces are still nearer to the target")
+        if face is not None and nothing is not None:
+            gain = face.mean - nothing.mean
+            than = "above" if gain >= 0 else "below"
+            parts.append(f"the face is {abs(gain):.1f} dB {than} the copied target")
+        return f"{row.method.name}: {'; '.join(parts)}." if parts else ""
+
+    def _place(self, key: str) -> int | None:
+        keys = [item.key for item in self.metrics]
+        return keys.index(key) if key in keys else None
 
     @property
     def counts(self) -> str:
@@ -163,6 +225,8 @@ class ReportData:
     triplets: int | None
     checkpoints: tuple[Checkpoint, ...]
     evaluation: Evaluation | None
+    frontier: FrontierPart | None
+    protocol: ProtocolPart | None
     swaps: tuple[SwapRow, ...]
     swap_pairs: int
     digital_source_type: str

@@ -1,10 +1,12 @@
-"""The report's words for metrics, methods and consents: one place, so that table and legend agree."""
+"""The report's words for metrics, methods and consents: one place, so that tables and legends agree."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
 from assets.evaluation import CODEC_CEILING, COPY_TARGET
+
+LEVELS = "levels of 255"
 
 
 @dataclass(frozen=True)
@@ -17,6 +19,7 @@ class Metric:
     better: str
     meaning: str
     digits: int = 2
+    group: str = "attributes"
 
     def text(self, value: float) -> str:
         """A value as the table shows it; a rounded zero has no sign."""
@@ -35,20 +38,72 @@ class Method:
 
 METRICS = (
     Metric(
-        "psnr",
-        "PSNR",
-        "dB",
+        "rank_1_of_20",
+        "found among 20",
+        "share of pairs",
         "higher is better",
-        "likeness of the whole picture to the exact answer; doing nothing scores well too",
-        1,
+        "how often the source is the nearest of 20 people, each rendered in the target's pose, light and "
+        "make-up; chance is 0.05",
+        group="identity",
+    ),
+    Metric(
+        "leak",
+        "leak",
+        "share of pairs",
+        "lower is better",
+        "how often the face is still nearer to the target's own photograph than to the exact answer",
+        group="identity",
+    ),
+    Metric(
+        "id_similarity_world",
+        "likeness, world's network",
+        "cosine",
+        "higher is better",
+        "likeness to the exact answer by the rendered world's own face network",
+        group="identity",
+    ),
+    Metric(
+        "id_leak_world",
+        "leak, world's network",
+        "share of pairs",
+        "lower is better",
+        "how often that network still finds the target in the swap rather than the exact answer",
+        group="identity",
+    ),
+    Metric(
+        "id_distance_dlib",
+        "distance, dlib",
+        "0 is the same",
+        "lower is better",
+        "distance to the exact answer by dlib's face network; below 0.6 it says one person, and it tells "
+        "rendered people apart but poorly",
+        group="identity",
+    ),
+    Metric(
+        "id_leak_dlib",
+        "leak, dlib",
+        "share of pairs",
+        "lower is better",
+        "how often dlib's network still finds the target in the swap rather than the exact answer",
+        group="identity",
     ),
     Metric(
         "face_psnr",
         "face PSNR",
         "dB",
         "higher is better",
-        "the same over the face alone, where a swap has to change something",
+        "likeness of the face alone to the exact answer: where a swap has to change something",
         1,
+        group="picture",
+    ),
+    Metric(
+        "psnr",
+        "PSNR",
+        "dB",
+        "higher is better",
+        "the same over the whole picture; doing nothing scores well too",
+        1,
+        group="picture",
     ),
     Metric(
         "swap_progress",
@@ -57,31 +112,73 @@ METRICS = (
         "1 is best",
         "how far the picture went from the target (0) towards the exact answer (1); above 1 it went too far. "
         "Blur can raise it, so read it beside the face PSNR",
-    ),
-    Metric(
-        "identity_leak",
-        "identity leak",
-        "share of pairs",
-        "lower is better",
-        "how often a face network still finds the target in the swap rather than the exact answer",
+        group="picture",
     ),
     Metric(
         "light_error",
         "light error",
-        "grey levels of 255",
+        LEVELS,
         "lower is better",
-        "difference of light and shade: both pictures averaged down to 8 by 8 cells",
+        "difference of light and shade, averaged over cells in which features cancel",
         1,
+    ),
+    Metric(
+        "lip_error",
+        "lip error",
+        LEVELS,
+        "lower is better",
+        "difference of the lips' mean colour: lipstick is the target's",
+        1,
+    ),
+    Metric(
+        "makeup_error",
+        "make-up error",
+        LEVELS,
+        "lower is better",
+        "difference of colour where the exact answer wears eye shadow or blusher; other pairs are left out",
+        1,
+    ),
+    Metric(
+        "glasses_error",
+        "glasses error",
+        LEVELS,
+        "lower is better",
+        "difference on the frame of the glasses; pairs without are left out",
+        1,
+    ),
+    Metric(
+        "gaze_error",
+        "gaze error",
+        LEVELS,
+        "lower is better",
+        "difference between the lids, most of it where somebody looks",
+        1,
+    ),
+    Metric("pose_error", "pose error", "degrees", "lower is better", "angle between the heads", 1),
+    Metric(
+        "expression_error",
+        "expression error",
+        "eye distances",
+        "lower is better",
+        "difference of the face meshes once pose is taken away",
+        3,
     ),
     Metric(
         "background_error",
         "background error",
-        "grey levels of 255",
+        LEVELS,
         "lower is better",
         "mean difference outside the face, where a swap should change nothing",
         1,
     ),
 )
+
+GROUPS = {
+    "identity": "Whose face it is",
+    "picture": "Likeness to the exact answer",
+    "attributes": "What should have stayed the target's",
+}
+"""Metrics are shown in a table for each of these."""
 
 METHODS = (
     Method(COPY_TARGET, "copy target", "the target itself, untouched: what doing nothing scores", True),
@@ -99,6 +196,14 @@ METHODS = (
     ),
 )
 
+INVERSIONS = {
+    "noID_noCond": "inverted without identity and without the condition image",
+    "noID_trgCond": "inverted with the target's condition image alone: the paper's choice",
+    "trgID_noCond": "inverted with the target's identity alone",
+    "trgID_trgCond": "inverted with the target's identity and condition image",
+}
+"""What a model sees while it inverts the target."""
+
 CONSENTS = {
     "unknown": "nobody said on what basis they may be used: annotated, never trained on or swapped",
     "synthetic": "rendered faces of nobody",
@@ -115,12 +220,20 @@ def metric(key: str) -> Metric:
 
 
 def method(key: str) -> Method:
-    """The method of that key; one that nobody has described keeps its key as its name."""
+    """The method of that key; one that nobody has described keeps its key as its name.
+
+    A key with a colon names an inversion by what it sees: `teacher_inversion:noID_trgCond`.
+    """
     known = {item.key: item for item in METHODS}
+    name, _, inversion = key.partition(":")
+    if inversion and name in known:
+        return Method(
+            key, f"{known[name].name}, {inversion}", f"{known[name].meaning}; {INVERSIONS[inversion]}"
+        )
     return known.get(key, Method(key, key, "not described"))
 
 
 def in_order(keys: set[str], known: tuple[Metric, ...] | tuple[Method, ...]) -> list[str]:
-    """Keys in the report's order, ones that nobody has described last."""
-    order = [item.key for item in known]
-    return [key for key in order if key in keys] + sorted(keys - set(order))
+    """Keys in the report's order, inversions behind their method, ones that nobody has described last."""
+    order = {item.key: place for place, item in enumerate(known)}
+    return sorted(keys, key=lambda key: (order.get(key.partition(":")[0], len(order)), key))

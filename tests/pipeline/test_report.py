@@ -22,6 +22,7 @@ from PIL import Image
 from playwright.sync_api import sync_playwright
 from typer.testing import CliRunner
 
+from assets.release import METHODS as METHOD_KEYS
 from assets.stage import StageGraph
 from pipeline.cli import app
 from pipeline.doctor import note_browser
@@ -266,29 +267,40 @@ def test_target_condition_and_truth_are_what_the_model_is_measured_with(
         assert tiles["condition"].words == ""
 
 
-def test_the_metric_table_holds_every_stored_value_in_order(smoke_lake: Any, html: str, page: Page) -> None:
+def test_the_metric_tables_hold_every_stored_value_in_order(smoke_lake: Any, html: str, page: Page) -> None:
     digest = smoke_lake.lake.current_artifact("evaluation").digest.hex()
     stored = [
         row
         for row in smoke_lake.lake.evaluations.snapshot().dataset.to_table().to_pylist()
         if row["evaluation"] == digest
     ]
-    assert len(stored) == 6 * 6
-    section = html[html.index('<section id="metrics">') : html.index('<section id="swaps">')]
-    body = section[section.index("<tbody>") : section.index("</tbody>")]
-    lines = [" ".join(Page(line).text.split()) for line in body.split("</tr>") if "<th" in line]
-    names = ["copy target", "codec ceiling", *METHODS]
-    assert [next(name for name in reversed(names) if line.startswith(name)) for line in lines] == names
-    keys = ("copy_target", "codec_ceiling", "teacher", "teacher_inversion", "student", "mesh_warp")
-    for line, key in zip(lines, keys, strict=True):
-        for row in (row for row in stored if row["method"] == key):
-            mean, low, high = (metric(row["metric"]).text(row[part]) for part in ("mean", "low", "high"))
-            assert f"{mean} {low} to {high}" in line
-        assert ("no model" in line) == (key in ("copy_target", "codec_ceiling"))
-    assert "0.00 0.00 to 0.00" in lines[0]  # doing nothing makes no progress
-    assert not re.search(r"<(strong|b|mark)\b", body)
+    section = html[html.index('<section id="metrics">') : html.index('<section id="frontier">')]
+    bodies = re.findall(r"<tbody>(.*?)</tbody>", section, re.DOTALL)
+    assert len(bodies) == 3  # whose face, likeness, attributes
+    keys = ("copy_target", "codec_ceiling", *METHOD_KEYS)
+    texts = dict.fromkeys(keys, "")
+    for body in bodies:
+        lines = [" ".join(Page(line).text.split()) for line in body.split("</tr>") if "<th" in line]
+        names = ["copy target", "codec ceiling", *METHODS]
+        assert [next(name for name in reversed(names) if line.startswith(name)) for line in lines] == names
+        for line, key in zip(lines, keys, strict=True):
+            texts[key] += line
+            assert ("no model" in line) == (key in ("copy_target", "codec_ceiling"))
+        assert not re.search(r"<(strong|b|mark)\b", body)
+    for row in stored:
+        mean, low, high = (metric(row["metric"]).text(row[part]) for part in ("mean", "low", "high"))
+        assert f"{mean} {low} to {high}" in texts[row["method"]]
+    assert "0.00 0.00 to 0.00" in texts["copy_target"]  # doing nothing makes no progress
     assert "PSNR alone is a trap" in page.text
-    assert "the very network whose embedding" in page.text
+    assert "student : the source is found among 20 people for" in page.text.replace("student:", "student :")
+
+
+def test_judges_of_identity_say_whether_training_saw_them(finished: ReportData, page: Page) -> None:
+    assert finished.evaluation is not None
+    assert finished.evaluation.training_judges == ("world",)
+    assert finished.evaluation.other_judges == ("dlib",)
+    assert "This network took part in training, so it may be kind to the models." in page.text
+    assert "No training ever saw this network." in page.text
 
 
 def test_numbers_are_rounded_without_a_signed_zero() -> None:

@@ -102,6 +102,11 @@ def test_pairs_without_an_attribute_take_no_part_and_a_level_at_the_edge_has_no_
     found = compare_at_matched_identity({"m": method}, "m", seed=0, level=0.5)["m"]
     assert found is not None
     assert found.errors["glasses"].value == pytest.approx(np.nanmean(glasses[1]))
+    assert np.isfinite(found.errors["glasses"].low)
+    glasses[:, 4:] = np.nan
+    found = compare_at_matched_identity({"m": method}, "m", seed=0, level=0.5)["m"]
+    assert found is not None
+    assert np.isnan(found.errors["glasses"].low)  # four pairs are no sample
     edge = compare_at_matched_identity({"m": method}, "m", seed=0, level=1.0 + 1e-4)["m"]
     assert edge is None
     barely = compare_at_matched_identity({"m": method}, "m", seed=0, level=0.9999)["m"]
