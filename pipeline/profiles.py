@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from assets.aesthetics import aesthetics_stage
 from assets.aesthetics_clip import ClipAestheticsStageConfig, aesthetics_clip_stage
+from assets.frontier_config import SweepConfig
 from assets.identity_pulid import PulidConfig, identity_pulid_stage
 from assets.identity_reference import IdentityReferenceConfig, identity_reference_stage
 from assets.identity_sface import identity_sface_stage
@@ -164,6 +165,7 @@ def smoke() -> Parts:
         student=as_student(training),
         face_encoder=FaceEncoderConfig(network="world"),
         sampling=SamplingConfig(steps=2),
+        sweep=SweepConfig(scales=(1.0, 4.0), inversions=("noID_trgCond", "trgID_noCond"), pictures=1),
         release=ReleaseConfig(triplets=6, swap_pairs=4, pair_shard_size=4),
     )
     return Parts(
