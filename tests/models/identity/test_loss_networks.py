@@ -10,10 +10,13 @@ import torch.nn.functional as functional
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from models.identity.embedding import IdentityEmbedder
 from models.identity.ir_se50 import IrSe50, load_ir_se50
 from models.identity.ir_se_sizes import IrSeConfig
-from models.identity.loss_networks import LOSS_NETWORKS, FaceEncoderConfig, frame_points
+from models.identity.loss_networks import LOSS_NETWORKS, FaceEncoderConfig, LossNetworkName, frame_points
 from models.identity.simswap_arcface import SimSwapArcFace, load_simswap_arcface
+from models.identity.world_embedder import WorldEmbedder
+from models.swap.cost_networks import IDENTITY_NETWORKS
 from models.weight_files import WeightMismatch
 
 SMALL = IrSeConfig(depths=(1, 2, 1, 1), channels=(16, 16, 32, 48), stem_channels=16, embedding_dim=24)
@@ -225,5 +228,18 @@ def test_settings_that_do_not_fit_are_refused() -> None:
     assert FaceEncoderConfig(network="dlib").embedding_size == 128
     with pytest.raises(ValueError, match="reface_crop is REFace's crop for ir_se50, not for dlib"):
         FaceEncoderConfig(network="dlib", crop="reface_crop")
-    with pytest.raises(ValueError, match="dlib's network has one shape"):
-        FaceEncoderConfig(network="dlib", shape=SMALL)
+    one_shape: tuple[LossNetworkName, ...] = ("dlib", "world")
+    for network in one_shape:
+        with pytest.raises(ValueError, match=f"the network {network} has one shape"):
+            FaceEncoderConfig(network=network, shape=SMALL)
+
+
+def test_the_facts_are_those_of_the_networks() -> None:
+    assert {name: facts.size for name, facts in LOSS_NETWORKS.items()} == {
+        name: size for name, (_, size) in IDENTITY_NETWORKS.items()
+    }
+    embedders: dict[LossNetworkName, str] = {"dlib": IdentityEmbedder.name, "world": WorldEmbedder.name}
+    for network, name in embedders.items():
+        assert FaceEncoderConfig(network=network).embeds_as(name)
+        assert not FaceEncoderConfig(network=network, crop="nearest_full_frame").embeds_as(name)
+        assert not FaceEncoderConfig(network="ir_se50").embeds_as(name)

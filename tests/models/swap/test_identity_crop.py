@@ -15,6 +15,7 @@ from models.faces.alignment import align_to_dlib, umeyama, warp
 from models.identity.arcface_alignment import arcface_chip, arcface_points_from_68
 from models.identity.embedding import IdentityEmbedder, five_points_from_68
 from models.identity.loss_networks import LOSS_NETWORKS, FaceEncoderConfig, LossNetworkName, frame_points
+from models.identity.world_embedder import WorldEmbedder, WorldNetwork, save_world_network, world_chip
 from models.swap.identity_crop import (
     CroppedFaceEncoder,
     aligned_crop,
@@ -142,14 +143,18 @@ def test_gradients_are_those_of_finite_differences(scale: float, border: str) ->
 
 
 def test_crops_of_the_networks_are_the_chips_of_the_stages(faces: tuple[np.ndarray, np.ndarray]) -> None:
-    """From the same photo and points: dlib's chip, and insightface's, to OpenCV's rounding."""
+    """From the same photo and points: dlib's chip, insightface's and the world's, to OpenCV's rounding."""
     images, landmarks = faces
     points_68 = landmarks.astype(np.float32)
     dlib_52 = np.stack([five_points_from_68(points) for points in points_68])
     arcface_52 = np.stack([arcface_points_from_68(points) for points in points_68])
     dlib = as_pixels(shown("dlib")(as_tensor(images), torch.from_numpy(dlib_52)))
     arcface = as_pixels(shown("ir_se50")(as_tensor(images), torch.from_numpy(arcface_52)))
+    # of 64 px pictures, so that the world's chip enlarges as well
+    halves = np.stack([cv2.resize(image, (64, 64), interpolation=cv2.INTER_AREA) for image in images])
+    world = as_pixels(shown("world")(as_tensor(halves), torch.from_numpy(arcface_52 / 2)))
     for row in range(len(images)):
+        assert np.abs(world[row] - world_chip(halves[row], arcface_52[row] / 2).astype(float)).mean() < 1
         expected = warp(images[row], align_to_dlib(dlib_52[row]), 150).astype(float)
         assert np.abs(dlib[row] - expected).mean() < 1
         assert np.abs(arcface[row] - arcface_chip(images[row], arcface_52[row]).astype(float)).mean() < 1
@@ -172,7 +177,7 @@ def test_dlib_encoder_agrees_with_the_column(dat_path: Path, faces: tuple[np.nda
 def test_frames_of_32_px_are_told_apart_and_pull_the_picture(
     dat_path: Path, faces: tuple[np.ndarray, np.ndarray]
 ) -> None:
-    """The tiny profile's loss: a 32 px frame enlarged to dlib's 150; gradients reach the frame."""
+    """A 32 px frame enlarged to dlib's 150; gradients reach the frame."""
     images, landmarks = faces
     small = np.stack([cv2.resize(image, (32, 32), interpolation=cv2.INTER_AREA) for image in images])
     points = torch.from_numpy(frame_points("dlib", landmarks, np.full((4, 2), 128), 32))
@@ -188,6 +193,34 @@ def test_frames_of_32_px_are_told_apart_and_pull_the_picture(
     assert (gradient.flatten(1).norm(dim=1) > 0).all()
     better = encoder((frames - 0.02 * gradient / gradient.abs().amax()).detach(), points)
     assert (1 - torch.nn.functional.cosine_similarity(better, reference)).sum() < loss
+
+
+def test_the_worlds_encoder_agrees_with_the_column_and_pulls_the_picture(
+    tmp_path: Path, faces: tuple[np.ndarray, np.ndarray]
+) -> None:
+    """On the same chip exactly, from the photo to what rounding costs; a 32 px frame gets gradients."""
+    torch.manual_seed(0)
+    save_world_network(tmp_path / "world.safetensors", WorldNetwork())
+    encoder, embedder = (
+        face_encoder("world", tmp_path / "world.safetensors"),
+        WorldEmbedder(tmp_path / "world.safetensors"),
+    )
+    images, landmarks = faces
+    points = frame_points("world", landmarks, np.full((4, 2), 128), 128)
+    stored = torch.from_numpy(embedder.embed(list(images), list(points)))
+    chips = np.stack([world_chip(*pair) for pair in zip(images, points, strict=True)])
+    torch.testing.assert_close(encoder.network(as_tensor(chips)), stored, rtol=0, atol=1e-5)
+    embedded = encoder(as_tensor(images), torch.from_numpy(points))
+    assert torch.nn.functional.cosine_similarity(embedded, stored).min() > 0.99
+    small = np.stack([cv2.resize(image, (32, 32), interpolation=cv2.INTER_AREA) for image in images])
+    frames = as_tensor(small).requires_grad_()
+    in_frame = torch.from_numpy(frame_points("world", landmarks, np.full((4, 2), 128), 32))
+    wanted = stored[[1, 2, 3, 0]]
+    loss = (1 - torch.nn.functional.cosine_similarity(encoder(frames, in_frame), wanted)).sum()
+    (gradient,) = torch.autograd.grad(loss, frames)
+    assert (gradient.flatten(1).norm(dim=1) > 0).all()
+    better = encoder((frames - 0.02 * gradient / gradient.abs().amax()).detach(), in_frame)
+    assert (1 - torch.nn.functional.cosine_similarity(better, wanted)).sum() < loss
 
 
 def test_crops_of_the_whole_frame() -> None:
