@@ -1,4 +1,4 @@
-"""The questions of the leaderboard, answered from the values: methods at equal identity, paired, with intervals.
+"""The questions of the leaderboard, answered from the values: methods at equal identity, paired.
 
 A verdict is computed, never written down: "yes" where the whole 95 % interval of the difference in attribute
 error lies below 0, "no" where it lies above, "not shown" otherwise.
@@ -95,7 +95,9 @@ def answers(rows: Pooled, units: Mapping[str, float], seed: int = 0) -> tuple[Co
         method, reference = _label(question.method), _label(question.reference)
         if not {method, reference} <= labels:
             continue
-        runs = {len(values[1][OVERALL_SOURCE]) for key, values in rows.items() if key.label in (method, reference)}
+        runs = {
+            len(values[1][OVERALL_SOURCE]) for key, values in rows.items() if key.label in (method, reference)
+        }
         for axis in AXES:
             pair = {name: _frontier(rows, name, axis, units, max(runs)) for name in (method, reference)}
             found.append(_answer(question, axis, pair, method, reference, max(runs), seed))
@@ -193,9 +195,7 @@ def _nearest(method: Frontier, reference: Frontier, axis: str, runs: int, seed: 
     weights = resampled_weights(method.identity_KN.shape[1], seed, runs=runs)
     gaps = np.abs(method.identity_KN.mean(axis=1)[:, None] - reference.identity_KN.mean(axis=1)[None])
     own, other = (int(place) for place in np.unravel_index(int(gaps.argmin()), gaps.shape))
-    identity = _paired(
-        "less_" + axis, -method.identity_KN[own], -reference.identity_KN[other], weights
-    )
+    identity = _paired("less_" + axis, -method.identity_KN[own], -reference.identity_KN[other], weights)
     differences = [
         _paired(name, method.errors[name][own], reference.errors[name][other], weights)
         for name in ERRORS
@@ -216,8 +216,8 @@ def _nearest(method: Frontier, reference: Frontier, axis: str, runs: int, seed: 
         "differences": tuple(differences),
         "verdict": answer,
         "because": f"no {axis} is shown by both (or one does not move with the guidance); where they are "
-        f"nearest, {axis} is {-identity.value:.3f} against {-identity.reference:.3f}, and the attribute error "
-        f"{_told(differences[0])}",
+        f"nearest, {axis} is {-identity.value:.3f} against {-identity.reference:.3f}, and the attribute "
+        f"error {_told(differences[0])}",
     }
 
 

@@ -56,7 +56,7 @@ def _ingest(lake: Lake, *folders: Path) -> None:
 
 
 def benchmark_folder(work: Path, pairs: int, size: int) -> Path:
-    """A folder of the benchmark's photographs, truths, list and parameters; written once, whole or not at all.
+    """A folder of the benchmark's photographs, truths, list and parameters; written whole or not at all.
 
     Two processes may ask for it at the same time: one of them is too late, and takes the other's.
     """

@@ -1,4 +1,4 @@
-"""What is trained for the leaderboard and where it is measured: one frozen plan, varied by a training seed."""
+"""What is trained for the leaderboard and where it is measured: a plan, varied by a training seed."""
 
 from __future__ import annotations
 
@@ -120,7 +120,7 @@ def training(recipe: TrainingRecipe, steps: int, **changes: object) -> TrainingR
 
 
 def long_teacher(recipe: Recipe) -> Recipe:
-    """The control of equal compute: a teacher alone, trained as long as teacher, triplets and student take."""
+    """The control of equal compute: a teacher alone, as long as teacher, triplets and student take."""
     steps = equal_steps(recipe)
     return recipe.varied(
         LONG,

@@ -44,7 +44,9 @@ class Figure(FrozenConfig):
 class Row(FrozenConfig):
     """One method at one guidance scale."""
 
-    name: str = Field(description="What was trained: a recipe, `base`, or the method itself where nothing was.")
+    name: str = Field(
+        description="What was trained: a recipe, `base`, or the method itself where nothing was."
+    )
     method: str
     conditioning: str | None = Field(default=None, description="What an inversion sees.")
     id_guidance_scale: float | None = None
@@ -61,7 +63,7 @@ class Row(FrozenConfig):
 
 
 class Difference(FrozenConfig):
-    """An error of the method less the reference's at equal identity; intervals are None where none is given."""
+    """An error of the method less the reference's at equal identity; no interval is None."""
 
     metric: str
     value: float
@@ -79,7 +81,9 @@ class Comparison(FrozenConfig):
     method: str
     reference: str
     axis: str
-    level: float | None = Field(description="The identity at which both are compared; None where none is shared.")
+    level: float | None = Field(
+        description="The identity at which both are compared; None where none is shared."
+    )
     scale: float
     reference_scale: float
     differences: tuple[Difference, ...]

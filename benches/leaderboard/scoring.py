@@ -1,8 +1,8 @@
 """The benchmark's pairs in an annotated lake: swapped by any adapters at any guidance, and measured.
 
-Pictures are made and measured as in the stages `swaps` and `frontier`: the same inputs from the lake, the same
-noise for a pair in every method, at every scale and in every seed, and the same exact metrics. Rows of all
-recipes share one rendering of the truths and of the people that they are told apart from.
+Pictures are made and measured as in the stages `swaps` and `frontier`: the same inputs from the lake, the
+same noise for a pair in every method, at every scale and in every seed, and the same exact metrics. Rows of
+all recipes share one rendering of the truths and of the people that they are told apart from.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Values of single pairs on disk: one Parquet file per method and guidance scale of a training seed.
 
-Pooled intervals and paired comparisons need every value; the result file holds only what was computed of them.
+Pooled intervals and paired comparisons need every value; the result file holds what was computed of them.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ class Key:
 
 @dataclass(frozen=True)
 class Measured:
-    """All values of a row, float64 (N,) by metric, and pictures uint8 RGB (M, S, S, 3) of the first M pairs."""
+    """All values of a row, float64 (N,) by metric, and uint8 RGB (M, S, S, 3) of the first M pairs."""
 
     key: Key
     pair_ids: tuple[str, ...]
