@@ -127,7 +127,7 @@ def rates(found: Found, chosen_N: NDArray[np.bool_], threshold: float) -> dict[s
 
 def main(arguments: list[str] | None = None) -> int:
     """Measure and write the result; 1 when the world does not reach `BAR`."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--faces", type=int, default=1000, help="photographs to look at, and to time")
     parser.add_argument("--output", type=Path, default=RESULT)
     options = parser.parse_args(arguments)

@@ -4,6 +4,7 @@ import csv
 import io
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,7 +13,7 @@ from PIL import Image
 from models.worlds import WORLD_VERSION, render, sample_identities
 from models.worlds.portraits import PortraitSet, parse_portraits, write_portraits
 
-NUMBERS = {"identities": 3, "photos": 2, "size": 64, "swap_pairs": 5, "seed": 9}
+NUMBERS: dict[str, Any] = {"identities": 3, "photos": 2, "size": 64, "swap_pairs": 5, "seed": 9}
 
 
 @pytest.fixture
@@ -74,7 +75,7 @@ def test_pictures_can_be_rendered_again_from_the_world_file(portraits: PortraitS
 
 
 def test_swaps_for_training_are_of_other_people_and_nothing_is_drawn_for_them(tmp_path: Path) -> None:
-    numbers = {"identities": 5, "photos": 2, "size": 32, "swap_pairs": 3, "held_out": 2}
+    numbers: dict[str, Any] = {"identities": 5, "photos": 2, "size": 32, "swap_pairs": 3, "held_out": 2}
     plain = write_portraits(tmp_path / "plain", **numbers)
     both = write_portraits(tmp_path / "both", **numbers, train_pairs=12)
     assert both.swap_pairs[:3] == plain.swap_pairs
@@ -95,7 +96,7 @@ def test_swaps_for_training_are_of_other_people_and_nothing_is_drawn_for_them(tm
 
 
 def test_photographs_show_the_crops_asked_for(tmp_path: Path) -> None:
-    numbers = {"identities": 2, "photos": 3, "size": 16, "swap_pairs": 0}
+    numbers: dict[str, Any] = {"identities": 2, "photos": 3, "size": 16, "swap_pairs": 0}
     for crops, wanted in ((("face",), {0.0}), (("bust",), {2.0})):
         written = write_portraits(tmp_path / crops[0], crops=crops, **numbers)
         shown = {written.parameters(photo)[1].column("crop")[0] for photo in written.image_ids}
@@ -124,7 +125,7 @@ def test_a_replaced_photograph_stays_and_a_missing_one_returns(portraits: Portra
 def test_another_world_is_not_mixed_into_a_folder(portraits: PortraitSet) -> None:
     before = snapshot(portraits.root)
     with pytest.raises(ValueError, match="describes another world"):
-        write_portraits(portraits.root, **(NUMBERS | {"seed": 10}))
+        write_portraits(portraits.root, **{**NUMBERS, "seed": 10})
     assert snapshot(portraits.root) == before
 
 
