@@ -45,8 +45,11 @@ RETRIEVAL_SIZE: Final = 64
 
 SMALLEST_SIZE: Final = 16
 
-_VISIBLE_STEP: Final = {"eye_shadow": 4, "blush": 4, "glasses": 16}
-"""Levels of 255 by which what is worn must change a pixel to be there: frames do, clear lenses do not."""
+_MAKE_UP_STEP: Final = 4
+"""Levels of 255 by which make-up must change a pixel to be part of its region."""
+
+_FRAME_STEP: Final = 16
+"""Levels of 255 by which a pixel must differ between black and white glasses to be part of the frame."""
 
 _BATCH: Final = 32
 
@@ -162,23 +165,37 @@ def _regions(
         parsing = truth.parsing_NHW
         face.append(np.isin(parsing, FACE_CLASSES) | np.isin(target.parsing_NHW, FACE_CLASSES))
         found["lips"].append(np.isin(parsing, (UPPER_LIP, LOWER_LIP)))
-        bare = {name: _without(name, sources[rows], worn, truth) for name in _VISIBLE_STEP}
         # Parsings call all that lies behind a lens glasses.
-        found["eyes"].append(np.isin(bare["glasses"].parsing_NHW, (RIGHT_EYE, LEFT_EYE)))
-        for name, step in _VISIBLE_STEP.items():
-            change = truth.images_NHWC.astype(np.int16) - bare[name].images_NHWC
-            found[name].append(np.abs(change).max(axis=3) >= step)
+        bare = _changed(sources[rows], worn, truth, "glasses", glasses=0.0)
+        found["eyes"].append(np.isin(bare.parsing_NHW, (RIGHT_EYE, LEFT_EYE)))
+        black, white = (
+            _changed(
+                sources[rows], worn, truth, "glasses", glasses_red=tone, glasses_green=tone, glasses_blue=tone
+            )
+            for tone in (0.0, 1.0)
+        )
+        found["glasses"].append(_difference(black, white) >= _FRAME_STEP)
+        for name in ("eye_shadow", "blush"):
+            unpainted = _changed(sources[rows], worn, truth, name, **{name: 0.0})
+            found[name].append(_difference(truth, unpainted) >= _MAKE_UP_STEP)
     return np.concatenate(face), {name: np.concatenate(parts) for name, parts in found.items()}
 
 
-def _without(name: str, people: Identities, worn: Attributes, faces: RenderedFaces) -> RenderedFaces:
-    """The same photographs without what an attribute puts on; those that never had it stay as they are."""
+def _changed(
+    people: Identities, worn: Attributes, faces: RenderedFaces, name: str, **change: float
+) -> RenderedFaces:
+    """The same photographs with other attributes on everybody who wears `name`; the rest stays as it is."""
     wearing = np.flatnonzero(worn.column(name) > 0)
     pictures, parsing = faces.images_NHWC.copy(), faces.parsing_NHW.copy()
     if len(wearing):
-        bare = render(people[wearing], worn[wearing].replace(**{name: 0.0}), pictures.shape[1], supersample=1)
-        pictures[wearing], parsing[wearing] = bare.images_NHWC, bare.parsing_NHW
+        other = render(people[wearing], worn[wearing].replace(**change), pictures.shape[1], supersample=1)
+        pictures[wearing], parsing[wearing] = other.images_NHWC, other.parsing_NHW
     return replace(faces, images_NHWC=pictures, parsing_NHW=parsing)
+
+
+def _difference(first: RenderedFaces, second: RenderedFaces) -> NDArray[np.int16]:
+    """Largest difference of a pixel's three colours, levels of 255, (N, S, S)."""
+    return np.abs(first.images_NHWC.astype(np.int16) - second.images_NHWC).max(axis=3)
 
 
 def _weights(region_NSS: NDArray[np.bool_], size: int) -> Weights:

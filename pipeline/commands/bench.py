@@ -13,6 +13,9 @@ from rich.table import Table
 from pipeline.options import UsageError
 from resources.weights.resolve import resolve
 
+TABLE_WIDTH = 120
+"""Characters that the table needs; a narrower terminal wraps whole lines instead of cells."""
+
 bench_app = typer.Typer(
     name="bench",
     help="The benchmark of `orchard world sample`.",
@@ -87,13 +90,13 @@ def _show(told: dict[str, Any]) -> None:
     for name in next(iter(told["scores"].values())):
         cells = [metrics[name] for metrics in told["scores"].values()]
         table.add_row(name, *map(_cell, cells), str(cells[0]["rows"]), UNITS[name])
-    Console(width=max(Console().width, 120)).print(table)
+    Console(width=max(Console().width, TABLE_WIDTH)).print(table)
 
 
 def _cell(interval: dict[str, Any]) -> str:
     if not interval["rows"]:
         return "not measured"
-    return f"{interval['mean']:.2f} [{interval['low']:.2f}, {interval['high']:.2f}]"
+    return f"{interval['mean']:.3g} [{interval['low']:.3g}, {interval['high']:.3g}]"
 
 
 def _say(text: str) -> None:
