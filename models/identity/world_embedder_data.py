@@ -20,6 +20,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from models.identity.arcface_alignment import arcface_points_from_68
 from models.identity.world_embedder import world_chip
 from models.worlds import WORLD_VERSION, render, sample_attributes, sample_identities
+from models.worlds.sampling import CROPS, OCCLUDED_SHARE
 
 CHUNK = 500
 COARSEST = 0.25
@@ -37,6 +38,10 @@ class ChipPoolConfig(BaseModel):
     people: int = Field(default=6000, ge=2, description="Identities.")
     photos: int = Field(default=4, ge=2, description="Photographs of each.")
     photo_size: int = Field(default=128, ge=64, description="Side at which photographs are rendered, px.")
+    crops: tuple[str, ...] = Field(default=CROPS, description="Camera crops of the photographs.")
+    occluded: float = Field(
+        default=OCCLUDED_SHARE, ge=0, le=1, description="Photographs with something before the face."
+    )
     coarse_share: float = Field(default=0.4, ge=0, le=1, description="Photographs that lose resolution.")
 
 
@@ -65,7 +70,7 @@ def build_chips(
             return ChipPool(**dict(arrays.items()))
     people = sample_identities(_seed(config, 1), config.people)
     owner = np.repeat(np.arange(config.people), config.photos)
-    attributes = sample_attributes(_seed(config, 2), len(owner))
+    attributes = sample_attributes(_seed(config, 2), len(owner), crops=config.crops, occluded=config.occluded)
     rng = np.random.default_rng(_seed(config, 3))
     chips = []
     for start in range(0, len(owner), CHUNK):

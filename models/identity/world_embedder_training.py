@@ -33,6 +33,8 @@ from models.worlds.sampling import held_out_seed
 
 STATE_NAME = "embedder_state.pt"
 LOG_NAME = "embedder_losses.jsonl"
+CLEAR: dict[str, Any] = {"coarse_share": 0.0, "crops": ("face",), "occluded": 0.0}
+"""The photographs of the gate: full resolution, the face in the frame, nothing before it."""
 GATE_RANK_1 = 0.9
 """Held-out rank-1 of 200 below which nothing may be trained on this embedder."""
 
@@ -42,7 +44,9 @@ class EmbedderRecipe(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    steps: int = Field(default=2400, ge=1, description="Optimiser steps.")
+    cycles: tuple[int, ...] = Field(
+        default=(2400, 2000), min_length=1, description="Steps of each cosine; every one starts at the peak."
+    )
     people_per_batch: int = Field(default=64, ge=2, description="People in a batch, two photographs each.")
     learning_rate: float = Field(default=2e-3, gt=0, description="Peak; linear warm-up, cosine to zero.")
     warmup_steps: int = Field(default=100, ge=0, description="Steps of warm-up.")
@@ -51,6 +55,11 @@ class EmbedderRecipe(BaseModel):
     parameter_weight: float = Field(default=3.0, ge=0, description="Weight of the parameters' squared error.")
     checkpoint_interval: int = Field(default=250, ge=1, description="Steps between resumable states.")
     seed: int = Field(default=0, ge=0, description="Decides weights and batches.")
+
+    @property
+    def steps(self) -> int:
+        """Optimiser steps in all."""
+        return sum(self.cycles)
 
 
 def draw_batch(pool: ChipPool, recipe: EmbedderRecipe, step: int) -> tuple[Tensor, Tensor]:
@@ -86,10 +95,16 @@ def batch_loss(
 
 
 def rate(recipe: EmbedderRecipe, step: int) -> float:
-    """Return the learning rate of a step, counted from 0."""
+    """Return the learning rate of a step, counted from 0: cosines to zero, each behind a warm-up."""
+    for cycle in recipe.cycles:
+        if step < cycle:
+            break
+        step -= cycle
+    else:
+        raise ValueError(f"step {step + recipe.steps} lies behind the last of {recipe.steps}")
     if step < recipe.warmup_steps:
         return recipe.learning_rate * (step + 1) / recipe.warmup_steps
-    share = (step - recipe.warmup_steps) / max(1, recipe.steps - recipe.warmup_steps)
+    share = (step - recipe.warmup_steps) / max(1, cycle - recipe.warmup_steps)
     return recipe.learning_rate * 0.5 * (1 + float(np.cos(np.pi * share)))
 
 
@@ -180,7 +195,7 @@ def main(argv: list[str] | None = None) -> None:
     )
     parser.add_argument("--work", type=Path, required=True, help="folder for the pool and resumable states")
     parser.add_argument("--output", type=Path, required=True, help="safetensors file to write")
-    parser.add_argument("--steps", type=int, default=EmbedderRecipe().steps)
+    parser.add_argument("--cycles", type=int, nargs="+", default=EmbedderRecipe().cycles)
     parser.add_argument("--people", type=int, default=ChipPoolConfig().people)
     parser.add_argument("--photos", type=int, default=ChipPoolConfig().photos)
     parser.add_argument("--held-out-people", type=int, default=200)
@@ -192,7 +207,7 @@ def main(argv: list[str] | None = None) -> None:
     arguments.work.mkdir(parents=True, exist_ok=True)
     pool_config = ChipPoolConfig(seed=arguments.seed, people=arguments.people, photos=arguments.photos)
     recipe = EmbedderRecipe(
-        steps=arguments.steps, seed=arguments.seed, checkpoint_interval=arguments.checkpoint_interval
+        cycles=tuple(arguments.cycles), seed=arguments.seed, checkpoint_interval=arguments.checkpoint_interval
     )
     pool = build_chips(pool_config, arguments.work, _log, workers=arguments.threads)
     save_world_network(arguments.output, train_embedder(pool, recipe, arguments.work))

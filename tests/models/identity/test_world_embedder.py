@@ -97,7 +97,7 @@ def test_a_killed_training_goes_on_where_it_was(tmp_path):
     def start(work: Path) -> subprocess.Popen[bytes]:
         command = [sys.executable, "-m", "models.identity.world_embedder_training", "--work", str(work)]
         command += ["--output", str(work / "e.safetensors"), "--people", "70", "--photos", "2"]
-        command += ["--held-out-people", "10", "--steps", "8", "--checkpoint-interval", "2"]
+        command += ["--held-out-people", "10", "--cycles", "4", "4", "--checkpoint-interval", "2"]
         return subprocess.Popen(command, stderr=subprocess.DEVNULL)
 
     whole, broken = tmp_path / "whole", tmp_path / "broken"
