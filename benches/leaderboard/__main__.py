@@ -6,6 +6,7 @@ import argparse
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -20,11 +21,13 @@ from benches.leaderboard.check import (
 from benches.leaderboard.collect import add_scores, collect, draw_grid, read_scores
 from benches.leaderboard.plan import FAST, Plan
 from benches.leaderboard.report import GRID, write_report
-from benches.leaderboard.results import RESULT, Leaderboard, read_result, write_result
+from benches.leaderboard.results import RESULT, Leaderboard, Row, read_result, write_result
 from benches.leaderboard.rounds import run_seed
 from benches.leaderboard.values import finished_seeds
 
 LISTS = ("scales", "inversion_scales")
+Scored = tuple[tuple[Row, ...], dict[str, str]]
+Scorer = Callable[[Leaderboard, Path, Path], Scored]
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -59,8 +62,11 @@ def main(arguments: list[str] | None = None) -> int:
     return 0
 
 
-def check(root: Path) -> int:
-    """Compare the repository below `root` with its result file; 1 where it is worse, and what is."""
+def check(root: Path, scored: Scorer | None = None) -> int:
+    """Compare the repository below `root` with its result file; 1 where it is worse, and what is.
+
+    `scored` measures the checkpoints in the repository; `score_shipped` without one.
+    """
     started = time.monotonic()
     board = read_result(root / RESULT)
     other_benchmark = wrong_hash(board)
@@ -71,7 +77,7 @@ def check(root: Path) -> int:
         )
     if not other_benchmark:
         with tempfile.TemporaryDirectory() as work:
-            rows, digests = _scored(board, Path(work), root)
+            rows, digests = (scored or _scored)(board, Path(work), root)
         faults += [*changed_weights(board, digests), *regressions(board.shipped, rows)]
     for fault in faults:
         print(fault)
@@ -86,7 +92,7 @@ def say(text: str) -> None:
     print(text, file=sys.stderr, flush=True)
 
 
-def _scored(board: Leaderboard, work: Path, root: Path):
+def _scored(board: Leaderboard, work: Path, root: Path) -> Scored:
     plan = Plan.model_validate(board.plan)
     return score_shipped(work, root, plan, board.recommended_scale, board.attribute_units, say)
 

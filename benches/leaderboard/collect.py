@@ -163,10 +163,7 @@ def add_scores(board: Leaderboard, name: str, told: dict[str, Any], file_name: s
             pairs=told["benchmark"]["pairs"],
             compared_at=told["compared_at"],
             metrics={
-                metric: Figure(
-                    **{end: found[end] if found[end] is None else rounded(found[end]) for end in ENDS},
-                    count=found["rows"],
-                )
+                metric: Figure.model_validate({**{end: found[end] for end in ENDS}, "count": found["rows"]})
                 for metric, found in metrics.items()
             },
             command=f"python -m benches.leaderboard add {name} {file_name}",
