@@ -3,6 +3,7 @@ PYTHON ?= python3.11
 VENV := .venv
 BIN := $(VENV)/bin
 DEMO := demo
+PRETRAIN := pretraining
 EXTRAS_RUN := faces,gen
 EXTRAS_TEST := faces,gen,insightface,dev
 
@@ -13,7 +14,7 @@ export PYTHONDONTWRITEBYTECODE :=
 export ORCHARD_LAKE ?= $(CURDIR)/orchard_data
 export DAGSTER_HOME ?= $(CURDIR)/.dagster
 
-.PHONY: help demo test lint format ui doctor lock crash fuzz bench clean
+.PHONY: help demo test lint format ui doctor lock crash fuzz bench pretrain clean
 
 help:  ## Show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -57,6 +58,12 @@ bench: $(VENV)/.test  ## Measure planning and refresh at 1.5 million rows, stora
 	$(BIN)/python -m benches.annotate
 	$(BIN)/python -m benches.train_step
 	$(BIN)/python -m benches.triplets
+
+pretrain: $(VENV)/.test  ## Train the world's embedder and the tiny base anew, each behind its gate; resumable (2 to 3 hours)
+	$(BIN)/python -m models.identity.world_embedder_training --work $(PRETRAIN)/embedder \
+		--output models/identity/checkpoints/world_embedder.safetensors
+	$(BIN)/python -m models.swap.pretraining --embedder models/identity/checkpoints/world_embedder.safetensors \
+		--work $(PRETRAIN)/base --output models/swap/checkpoints/tiny_base.safetensors
 
 lock:  ## Resolve every extra anew and write requirements.lock
 	./tools/lock.sh "$(PYTHON)"
