@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -20,10 +21,10 @@ COPY_TARGET: Final = "copy_target"
 CEILING: Final = "truth_at_result_size"
 
 UNITS: Final = {
-    "face_psnr": "dB, more is better",
-    "psnr": "dB, more is better",
-    "rank_1_of_20": "share, more is better",
-    "leak": "share, less is better",
+    "face_psnr": "dB, more is good",
+    "psnr": "dB, more is good",
+    "rank_1_of_20": "share, more is good",
+    "leak": "share, less is good",
     "light_error": "levels of 255",
     "lip_error": "levels of 255",
     "makeup_error": "levels of 255",
@@ -33,7 +34,7 @@ UNITS: Final = {
     "pose_error": "degrees",
     "expression_error": "eye distances",
 }
-"""What each metric is counted in; of those that say nothing else, less is better."""
+"""What each metric is counted in; of those that say nothing else, less is good."""
 
 Scores = Mapping[str, Mapping[str, NDArray[np.float64]]]
 
@@ -65,11 +66,17 @@ def score_results(
     report("checking the benchmark's hash")
     pairs = manifest.checked_pairs()
     report(f"rendering truths and candidates of {len(pairs)} pairs at {size} px")
-    bench = benchmark_truth(pairs, size)
+    # Like the results, truths and targets have the pictures' size before they are compared at another.
+    truths, targets = pairs.truths(manifest.size), pairs.target_photos(manifest.size)
+    bench = replace(
+        benchmark_truth(pairs, size),
+        truth_NHWC=np.stack([resized(truth, size) for truth in truths]),
+        target_NHWC=np.stack([resized(target, size) for target in targets]),
+    )
     ceiling = np.stack(
         [
-            resized(resized(truth, min(side, size)), size)
-            for truth, side in zip(bench.truth_NHWC, results.sides_N, strict=True)
+            resized(resized(truth, min(side, manifest.size)), size)
+            for truth, side in zip(truths, results.sides_N, strict=True)
         ]
     )
     methods = {RESULTS: results.pictures_NHWC, COPY_TARGET: bench.target_NHWC, CEILING: ceiling}

@@ -96,7 +96,12 @@ def _show(told: dict[str, Any]) -> None:
 def _cell(interval: dict[str, Any]) -> str:
     if not interval["rows"]:
         return "not measured"
-    return f"{interval['mean']:.3g} [{interval['low']:.3g}, {interval['high']:.3g}]"
+    return f"{_number(interval['mean'])} [{_number(interval['low'])}, {_number(interval['high'])}]"
+
+
+def _number(value: float) -> str:
+    """Three digits, of which at most three after the point."""
+    return f"{round(value, 3):.3g}"
 
 
 def _say(text: str) -> None:

@@ -12,7 +12,9 @@ import pytest
 from PIL import Image
 from typer.testing import CliRunner, Result
 
-from pipeline.benchmark_results import ResultsError, read_results
+from models.worlds.benchmark_folder import read_benchmark
+from pipeline.benchmark_results import Results, ResultsError, read_results, resized
+from pipeline.benchmark_scores import CEILING, COPY_TARGET, score_results
 from pipeline.cli import app
 
 PAIRS = 3
@@ -84,6 +86,16 @@ def test_results_of_a_program_that_knows_nothing_of_orchard_are_scored(
             assert interval["mean"] == pytest.approx(np.mean(values))
             assert interval["low"] <= interval["mean"] <= interval["high"]
     assert "pose_error" not in told["scores"]["results"]
+
+
+def test_at_another_size_the_truth_still_scores_the_ceiling(benchmark: Path) -> None:
+    manifest = read_benchmark(benchmark)
+    pairs, sides = manifest.checked_pairs(), (64,) * PAIRS
+    for pictures, row in ((pairs.truths(64), CEILING), (pairs.target_photos(64), COPY_TARGET)):
+        handed_in = Results(np.stack([resized(picture, 32) for picture in pictures]), sides, ())
+        told = score_results(manifest, handed_in, 32, face_landmarker=None, report=lambda text: None)
+        assert told["scores"]["results"] == told["scores"][row]
+        assert told["scores"][CEILING]["face_psnr"]["mean"] == 100
 
 
 def test_missing_and_broken_results_are_all_named_and_nothing_is_scored(
