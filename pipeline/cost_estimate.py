@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
+from assets.frontier_config import FrontierConfig
 from assets.pseudo_triplets import PseudoTripletsConfig
 from assets.release import ReleaseConfig
 from assets.stage import RowStage, StageConfig, StageGraph
@@ -307,6 +308,11 @@ def _unknown(graph: StageGraph, gpu: str) -> list[str]:
         lines.append("no step of this size was ever timed by this project on any card")
     lines.append("condition: drawn on the CPU; measured at the tiny profile's 32 px only")
     lines.append("triplet_scores: annotates every triplet once more; not in the table")
+    sweep = settings(graph, "frontier", FrontierConfig).sweep
+    swaps = len(sweep.methods) * len(sweep.scales)
+    lines.append(
+        f"frontier: {swaps} swaps of a pair, where a rendered world knows its answer; not in the table"
+    )
     return lines
 
 

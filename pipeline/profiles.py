@@ -40,6 +40,9 @@ PIXEL_DOTS = ConditionRecipe(landmark_radius=0, iris_radius=0)
 EVALUATION_PAIRS = 1000
 """Pairs that APPLE swaps for its tables."""
 
+FULL_SIZE_SWEEP_PAIRS = 32
+"""Pairs of a frontier at full size: each is swapped 30 times."""
+
 FULL_SIZE_PAIR_SHARD = 4096
 """Pairs per shard at full size, as many as photographs."""
 
@@ -135,6 +138,8 @@ def tiny() -> Parts:
         face_encoder=FaceEncoderConfig(network="world"),
         # at 1 the tiny base hardly shows the source's identity; its model card has the figures
         sampling=SamplingConfig(steps=12, id_guidance_scale=4.0),
+        # 32 pairs by six methods take about a minute of one core
+        sweep=SweepConfig(scales=(1.0, 2.0, 4.0, 6.0)),
         release=ReleaseConfig(triplets=96, swap_pairs=32, pair_shard_size=48),
     )
     return Parts(
@@ -186,6 +191,7 @@ def flux_krea() -> Parts:
         teacher=teacher,
         student=as_student(teacher, steps=STUDENT_STEPS, identity_loss_start=0, lpips_start=0),
         sampling=SamplingConfig(),
+        sweep=SweepConfig(pairs=FULL_SIZE_SWEEP_PAIRS),
         release=ReleaseConfig(
             triplets=PSEUDO_TRIPLETS,
             swap_pairs=EVALUATION_PAIRS,
@@ -216,6 +222,7 @@ def flux_schnell() -> Parts:
         student=as_student(teacher, steps=STUDENT_STEPS, lpips_start=0),
         # schnell's schedule has no shift that depends on the resolution
         sampling=SamplingConfig(shift=False),
+        sweep=SweepConfig(pairs=FULL_SIZE_SWEEP_PAIRS),
         # no floor: 5.1 is a score of the paper's scorer, and this profile's is another
         release=ReleaseConfig(
             triplets=PSEUDO_TRIPLETS, swap_pairs=EVALUATION_PAIRS, pair_shard_size=FULL_SIZE_PAIR_SHARD
