@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.nn import functional
@@ -185,7 +185,7 @@ def load_world_network(path: str | Path, device: str = "cpu") -> WorldNetwork:
         if found != FORMAT:
             raise WorldEmbedderError(f"{path} has format {found!r}, the world's embedder has {FORMAT!r}")
         tensors = {name: value.float() for name, value in load_file(path).items()}
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, SafetensorError) as error:
         raise WorldEmbedderError(f"{path} is not the world's embedder: {error}") from error
     network = WorldNetwork()
     counters = {name for name in network.state_dict() if name.endswith("num_batches_tracked")}

@@ -61,6 +61,9 @@ def test_save_and_load_keep_the_network(tmp_path):
     save_file({"x": torch.zeros(1)}, tmp_path / "other.safetensors")
     with pytest.raises(WorldEmbedderError, match="format"):
         load_world_network(tmp_path / "other.safetensors")
+    (tmp_path / "junk.safetensors").write_bytes(b"not a safetensors file")
+    with pytest.raises(WorldEmbedderError, match="not the world's embedder"):
+        load_world_network(tmp_path / "junk.safetensors")
     with pytest.raises(FileNotFoundError):
         load_world_network(tmp_path / "absent.safetensors")
 
