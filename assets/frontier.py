@@ -2,7 +2,8 @@
 
 A row of the evaluation is one point. Here teacher, teacher with each kind of inversion, and student are swept
 over the guidance scale on pairs whose exact answer is known, and compared where they show equally much of the
-source. The noise of a pair is the same in every method and at every scale, and that of the stage `swaps`.
+source. A pair starts from the same noise in every method and at every scale (the stage `swaps` draws another
+one for each method).
 """
 
 from __future__ import annotations
