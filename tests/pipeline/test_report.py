@@ -419,7 +419,7 @@ def test_what_is_missing_or_unmarked_in_a_pair_is_said(
     assert data.checkpoints[0].curve is None
     assert data.checkpoints[1].curve is not None
     text = Page(render(data)).text
-    assert "11 of 12 marks" in text
+    assert "15 of 16 marks" in text
     assert "Its folder is gone from the lake. The record of its losses is gone" in text
 
 
