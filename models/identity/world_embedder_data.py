@@ -43,6 +43,9 @@ class ChipPoolConfig(BaseModel):
         default=OCCLUDED_SHARE, ge=0, le=1, description="Photographs with something before the face."
     )
     coarse_share: float = Field(default=0.4, ge=0, le=1, description="Photographs that lose resolution.")
+    shake: float = Field(
+        default=1.0, ge=0, description="Times the usual errors of the five points; training is generous."
+    )
 
 
 @dataclass(frozen=True)
@@ -79,7 +82,7 @@ def build_chips(
             people[owner[part]], attributes[part], config.photo_size, supersample=1, workers=workers
         )
         for photo, landmarks in zip(faces.images_NHWC, faces.landmarks_68_N682, strict=True):
-            chips.append(_chip(photo, landmarks, config.coarse_share, rng))
+            chips.append(_chip(photo, landmarks, config, rng))
         log(f"rendered {part[-1] + 1} of {len(owner)} photographs")
     pool = ChipPool(
         np.stack(chips).reshape(config.people, config.photos, *chips[0].shape), people.values.copy()
@@ -98,13 +101,13 @@ def _seed(config: ChipPoolConfig, purpose: int) -> int:
 def _chip(
     photo: NDArray[np.uint8],
     landmarks_68: NDArray[np.float32],
-    coarse_share: float,
+    config: ChipPoolConfig,
     rng: np.random.Generator,
 ) -> NDArray[np.uint8]:
     points = arcface_points_from_68(landmarks_68)
-    coarse, share = rng.random() < coarse_share, rng.uniform(COARSEST, 1.0)
-    scale, turn = 1 + SHAKE_SCALE * rng.standard_normal(), SHAKE_TURN * rng.standard_normal()
-    shift = SHAKE_SHIFT * rng.standard_normal(2)
+    coarse, share = rng.random() < config.coarse_share, rng.uniform(COARSEST, 1.0)
+    scale, turn = 1 + config.shake * SHAKE_SCALE * rng.standard_normal(), SHAKE_TURN * rng.standard_normal()
+    turn, shift = config.shake * turn, config.shake * SHAKE_SHIFT * rng.standard_normal(2)
     if coarse:
         full, side = len(photo), round(len(photo) * share)
         photo = cv2.resize(photo, (side, side), interpolation=cv2.INTER_AREA).astype(np.uint8)
