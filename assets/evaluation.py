@@ -22,6 +22,7 @@ from assets.evaluation_pairs import (
     truths_content,
     why_not_exact,
 )
+from assets.evaluation_views import evaluation_markdown, evaluation_preview
 from assets.judges import DLIB, Judge, JudgeConfig
 from assets.release import METHODS
 from assets.stage import ArtifactStage, Input, StageConfig, StageContext
@@ -76,6 +77,8 @@ def evaluation_stage(config: EvaluationConfig, recipe: str | None = None) -> Art
         weights=(config.codec.weights, *(judge.weights for judge in config.judges)),
         build=build,
         extra_content=truths_content,
+        preview=evaluation_preview,
+        table=evaluation_markdown,
     )
 
 

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from assets.evaluation_pairs import SMALL_PICTURES
 from assets.frontier_config import TEACHER
 from assets.frontier_file import FrontierRow, Matched, Point, Summary, read_rows, read_summary
 from assets.previews import encode_png, tile_row
@@ -169,7 +170,10 @@ def frontier_preview(lake: Lake, artifact: Artifact) -> bytes | None:
     first = [row for row in rows if row["pair_id"] == rows[0]["pair_id"]]
     methods = dict.fromkeys(row["method"] for row in first)
     strips = [
-        tile_row([decode_upright(row["swap"]) for row in first if row["method"] == method], PREVIEW_TILE)
+        tile_row(
+            [decode_upright(row["swap"], SMALL_PICTURES) for row in first if row["method"] == method],
+            PREVIEW_TILE,
+        )
         for method in methods
     ]
     return encode_png(np.concatenate(strips))

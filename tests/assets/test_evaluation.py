@@ -11,9 +11,12 @@ import pytest
 
 from assets.evaluation import at_rows, swapped_pairs
 from assets.evaluation_pairs import EvaluationPair, evaluation_pairs, pairs_truth, why_not_exact
+from assets.evaluation_views import evaluation_markdown, evaluation_preview
+from assets.release import METHODS
 from models.metrics.exact_scores import exact_scores
 from models.metrics.exact_truth import ExactTruth
 from resources.lake.errors import LakeError
+from resources.photos.decoding import decode_upright
 
 SIZE = 32
 
@@ -63,6 +66,16 @@ def test_a_recorded_mean_is_that_of_the_metric_on_the_stored_pictures(
         assert figures["copy_target"][metric]["mean"] == pytest.approx(np.nanmean(scores[metric]))
     assert exact_scores(target[[2]], at_rows(bench, [2]))["psnr"] == pytest.approx(scores["psnr"][[2]])
     assert (bench.truth_NHWC == np.stack([pair.truth for pair in pairs])).all()
+
+
+def test_people_see_a_table_and_pictures(smoke_lake: Any) -> None:
+    artifact = smoke_lake.lake.current_artifact("evaluation")
+    table = evaluation_markdown(smoke_lake.lake, artifact)
+    assert table is not None
+    assert "| leak | 1 (1 to 1) | 0 (0 to 0) |" in table
+    preview = evaluation_preview(smoke_lake.lake, artifact)
+    assert preview is not None
+    assert decode_upright(preview).shape == (3 * 96, (1 + len(METHODS)) * 96, 3)
 
 
 def test_without_parameters_it_is_said_what_cannot_be_rendered(pairs: list[EvaluationPair]) -> None:
