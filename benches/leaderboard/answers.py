@@ -30,6 +30,9 @@ YES, NO, OPEN = "yes", "no", "not shown"
 ERRORS = (OVERALL, *ATTRIBUTES, "leak")
 """What is compared at equal identity; the first decides."""
 
+CHANCE = {"rank_1_of_20": 1 / 20}
+"""What a method that shows nobody in particular reaches; below it, equal identity is no identity."""
+
 
 @dataclass(frozen=True)
 class Question:
@@ -150,7 +153,7 @@ def _answer(
         scale=rounded(own.scale),
         reference_scale=rounded(other.scale),
         differences=differences,
-        verdict=verdict(deciding.low, deciding.high),
+        verdict=OPEN if own.level <= CHANCE.get(axis, 0.0) else verdict(deciding.low, deciding.high),
         because=f"at {axis} {own.level:.3g} the attribute error is {deciding.value:.3f} against "
         f"{deciding.reference:.3f}: {_told(deciding)}",
     )
@@ -201,9 +204,12 @@ def _nearest(method: Frontier, reference: Frontier, axis: str, runs: int, seed: 
         for name in ERRORS
         if np.isfinite(method.errors[name][own]).any()
     ]
+    shown = max(-identity.value, -identity.reference) > CHANCE.get(axis, 0.0)
     both = (identity, differences[0])
     signs = [verdict(item.low, item.high) for item in both]
-    if YES in signs and all(item.difference <= 0 for item in both):
+    if not shown:
+        answer = OPEN
+    elif YES in signs and all(item.difference <= 0 for item in both):
         answer = YES
     elif NO in signs and all(item.difference >= 0 for item in both):
         answer = NO
@@ -215,8 +221,10 @@ def _nearest(method: Frontier, reference: Frontier, axis: str, runs: int, seed: 
         "reference_scale": float(reference.scales_K[other]),
         "differences": tuple(differences),
         "verdict": answer,
-        "because": f"no {axis} is shown by both (or one does not move with the guidance); where they are "
-        f"nearest, {axis} is {-identity.value:.3f} against {-identity.reference:.3f}, and the attribute "
+        "because": ("" if shown else "neither is above chance; ")
+        + f"no {axis} is shown by both (or one does not move with the guidance); where they are "
+        f"nearest, {axis} is {abs(identity.value):.3f} against {abs(identity.reference):.3f}, and the "
+        "attribute "
         f"error {_told(differences[0])}",
     }
 

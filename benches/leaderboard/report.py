@@ -8,7 +8,17 @@ from pathlib import Path
 
 from assets.frontier_summary import ATTRIBUTES
 from benches.leaderboard.figures import frontier_svg
-from benches.leaderboard.results import LEAK, OVERALL, RESULT, SIMILARITY, Figure, Leaderboard, Row
+from benches.leaderboard.results import (
+    LEAK,
+    OVERALL,
+    RESULT,
+    SIMILARITY,
+    Comparison,
+    Difference,
+    Figure,
+    Leaderboard,
+    Row,
+)
 from models.worlds.benchmark import HASH_DIGITS
 
 PAGE = Path("docs/leaderboard.md")
@@ -130,7 +140,7 @@ def _cell(figure: Figure | None) -> str:
 
 
 def _number(value: float) -> str:
-    return f"{value:.1f}" if abs(value) >= 10 else f"{value:.2f}"
+    return f"{value:.1f}" if abs(value) >= 9.995 else f"{value:.2f}"
 
 
 def _frontiers(board: Leaderboard) -> list[str]:
@@ -154,33 +164,39 @@ def _answers(board: Leaderboard) -> list[str]:
     lines = [
         "## Answers",
         "",
-        "Both methods are compared where their curves show equally much identity, pair by pair, seed "
-        "by seed. "
-        "A verdict is computed: *yes* where the whole interval of the difference in attribute error "
-        "lies below 0, "
-        "*no* where it lies above, *not shown* otherwise.",
+        "Both methods are compared where their curves show equally much identity, pair by pair, seed by "
+        "seed. A verdict is computed: *yes* where the whole interval of the difference in attribute error "
+        "lies below 0, *no* where it lies above, *not shown* otherwise. Where no identity is shared, the two "
+        "nearest points are compared in both: *yes* where one is better for certain and the other not worse. "
+        "Tables give the method's error less the reference's, of the reference's.",
         "",
     ]
     texts = dict.fromkeys(item.question for item in board.comparisons)
     for text in texts:
         found = [item for item in board.comparisons if item.question == text]
         first = found[0]
-        lines += [f"### {text}", "", f"`{first.method}` against `{first.reference}`."]
-        lines += [f"By `{item.axis}`: **{item.verdict}**; {item.because}." for item in found]
+        lines += [f"### {text}", "", f"`{first.method}` against `{first.reference}`.", ""]
+        lines += [f"- By `{item.axis}`: **{item.verdict}**; {item.because}." for item in found]
         lines += ["", *_differences(found), ""]
     return lines
 
 
-def _differences(found: Iterable) -> list[str]:
-    lines = ["| identity | metric | method | reference | difference |", f"|{'---|' * 5}"]
-    for item in found:
-        for part in item.differences:
-            ends = "" if part.low is None else f" [{part.low:+.3g}, {part.high:+.3g}]"
-            lines.append(
-                f"| `{item.axis}` | `{part.metric}` | {part.value:.3g} | {part.reference:.3g} | "
-                f"{part.difference:+.3g}{ends} |"
-            )
+def _differences(found: Sequence[Comparison]) -> list[str]:
+    """Errors of the method less the reference's, a column per measure of identity."""
+    lines = [f"| error | {' | '.join(f'by `{item.axis}`' for item in found)} |"]
+    lines.append(f"|{'---|' * (len(found) + 1)}")
+    parts = [{part.metric: part for part in item.differences} for item in found]
+    for metric in dict.fromkeys(name for item in parts for name in item):
+        cells = [_difference(item.get(metric)) for item in parts]
+        lines.append(f"| `{metric}` | {' | '.join(cells)} |")
     return lines
+
+
+def _difference(part: Difference | None) -> str:
+    if part is None:
+        return "not measured"
+    ends = "" if part.low is None else f" [{part.low:+.3g}, {part.high:+.3g}]"
+    return f"{part.difference:+.3g}{ends} of {part.reference:.3g}"
 
 
 def _pictures(board: Leaderboard) -> list[str]:

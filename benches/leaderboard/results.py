@@ -173,8 +173,9 @@ def pooled(
 
 
 def attribute_units(values: Mapping[str, NDArray[np.float64]]) -> dict[str, float]:
-    """The mean error of every attribute in a row, which is then 1."""
-    return {name: float(np.nanmean(values[name])) for name in ATTRIBUTES}
+    """The mean error in a row, which is then 1, of every attribute that its photographs show."""
+    shown = [name for name in ATTRIBUTES if np.isfinite(values[name]).any()]
+    return {name: float(np.nanmean(values[name])) for name in shown}
 
 
 def overall(values: Mapping[str, NDArray[np.float64]], units: Mapping[str, float]) -> NDArray[np.float64]:
