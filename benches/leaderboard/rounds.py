@@ -101,7 +101,8 @@ def measure_seed(
     """Sweep every entrant over its scales; each row is kept as soon as it is measured."""
     bench = Bench(lake, parts, [pair_id(row) for row in range(plan.pairs)], report)
     recommended = recommended_scale(parts)
-    same = f"{bench.swapper.base.sha256}, {len(bench.pairs)} pairs, world {WORLD_VERSION}"
+    embedder = resolve(WORLD.weights).sha256
+    same = f"{bench.swapper.base.sha256}, {embedder}, {len(bench.pairs)} pairs, world {WORLD_VERSION}"
     for name in REFERENCES:
         key = Key(name, name, None, None)
         if not is_kept(folder / "values", key, same):
@@ -143,7 +144,7 @@ def measure_seed(
         plan=plan,
         base_sha256=bench.swapper.base.sha256,
         base_file_sha256=resolve(parts.base.transformer).sha256,
-        embedder_sha256=resolve(WORLD.weights).sha256,
+        embedder_sha256=embedder,
         recommended_scale=recommended,
         image_size=bench.size,
         left_out=bench.left_out,
