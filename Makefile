@@ -4,6 +4,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 DEMO := demo
 PRETRAIN := pretraining
+LEADERBOARD := leaderboard
+SEEDS := 0 1 2
 EXTRAS_RUN := faces,gen
 EXTRAS_TEST := faces,gen,insightface,dev
 
@@ -14,7 +16,7 @@ export PYTHONDONTWRITEBYTECODE :=
 export ORCHARD_LAKE ?= $(CURDIR)/orchard_data
 export DAGSTER_HOME ?= $(CURDIR)/.dagster
 
-.PHONY: help demo test lint format ui doctor lock crash fuzz bench pretrain clean
+.PHONY: help demo test lint format ui doctor lock crash fuzz bench bench-check leaderboard pretrain clean
 
 help:  ## Show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -24,7 +26,9 @@ demo: $(VENV)/.run  ## Install, render a small world, run the whole DAG on the C
 	$(BIN)/orchard demo --folder $(DEMO)
 
 test: $(VENV)/.test  ## Install and run every check: format, lint, types, layers, tests
-	$(MAKE) --no-print-directory lint
+	@echo "compiling the world's renderer beside the checks"
+	@$(BIN)/python -m models.worlds.compiled & \
+	$(MAKE) --no-print-directory lint; outcome=$$?; wait; exit $$outcome
 	$(BIN)/python -m pytest -n logical --maxprocesses 4 --dist loadscope --no-loadscope-reorder
 
 lint: $(VENV)/.test  ## Format, lint, types, import layers
@@ -56,8 +60,17 @@ bench: $(VENV)/.test  ## Measure planning and refresh at 1.5 million rows, stora
 	$(BIN)/python -m benches.refresh
 	$(BIN)/python -m benches.storage
 	$(BIN)/python -m benches.annotate
+	$(BIN)/python -m benches.world
 	$(BIN)/python -m benches.train_step
 	$(BIN)/python -m benches.triplets
+
+leaderboard: $(VENV)/.test  ## Train and measure every method on the benchmark over three seeds, write docs/leaderboard.md (most of an hour)
+	$(BIN)/python -m benches.leaderboard run --work $(LEADERBOARD) --seeds $(SEEDS)
+	$(BIN)/python -m benches.leaderboard shipped
+	$(BIN)/python -m benches.leaderboard report
+
+bench-check: $(VENV)/.test  ## Score the shipped checkpoints again; fails where they are worse than the leaderboard
+	$(BIN)/python -m benches.leaderboard check
 
 pretrain: $(VENV)/.test  ## Train the world's embedder and the tiny base anew, each behind its gate; resumable (2 to 3 hours)
 	$(BIN)/python -m models.identity.world_embedder_training --work $(PRETRAIN)/embedder \

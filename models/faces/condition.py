@@ -102,6 +102,14 @@ class ConditionRecipe(BaseModel):
         return cls.model_validate(values)
 
 
+PIXEL_CONDITION = ConditionRecipe(downsample_size=4, landmark_radius=0, iris_radius=0)
+"""For bases of 32 px: dots of one pixel, and a face squeezed to 4 x 4.
+
+The paper's 8 x 8 of 512 px leaves light and colour. Of 32 px it leaves brows, beard and mouth too, and a base
+then takes those of the target instead of the source's.
+"""
+
+
 _FOLDER = re.compile(
     r"condition_blended_image_(?:blurdownsample(?P<side>\d+)|mask|blur(?P<radius>\d+(?:\.\d+)?))_segGlass"
     r"(?P<landmark>_landmark)?(?P<iris>_iris)?"

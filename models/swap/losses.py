@@ -47,6 +47,11 @@ def logit_normal_timesteps(batch: int, generator: torch.Generator) -> Tensor:
     return torch.sigmoid(torch.randn(batch, generator=generator))
 
 
+def shifted(timestep_B: Tensor, shift: float) -> Tensor:
+    """Return noise levels moved towards 1 (`shift` > 1): s t / (1 + (s - 1) t), as FLUX moves its own."""
+    return shift * timestep_B / (1 + (shift - 1) * timestep_B)
+
+
 def flow_sample(latents_BLC: Tensor, noise_BLC: Tensor, timestep_B: Tensor) -> FlowSample:
     """Return the point of the path at each row's noise level, with its true velocity."""
     t = timestep_B[:, None, None]

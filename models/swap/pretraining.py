@@ -8,6 +8,7 @@ started again with the same arguments goes on where it was. Under `torchrun` the
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import time
 from pathlib import Path
@@ -15,9 +16,11 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from models.faces.condition import PIXEL_CONDITION
 from models.identity.world_embedder import WorldEmbedder
 from models.swap import config as swap_config
-from models.swap.base import SwapBase, save_base
+from models.swap.base import SwapBase, load_base, save_base
+from models.swap.checkpoint import file_sha256
 from models.swap.codec import PatchCodec
 from models.swap.config import SwapModelConfig
 from models.swap.pretraining_data import Embedder, WorldConfig, WorldData, WorldPool, build_pool
@@ -54,6 +57,10 @@ def fresh_base(config: SwapModelConfig, pool: WorldPool, seed: int) -> tuple[Swa
     return model, codec
 
 
+class _EnoughError(Exception):
+    """The step after which a run is to stop."""
+
+
 def pretrain(
     config: SwapModelConfig,
     recipe: TrainingRecipe,
@@ -63,10 +70,29 @@ def pretrain(
     output: Path,
     *,
     export_every: int | None = None,
+    start_from: Path | None = None,
+    stop_after: int | None = None,
 ) -> SwapBase:
-    """Render (or reload) the pool, train everything, write the base to `output` and return it."""
+    """Render (or reload) the pool, train everything, write the base to `output` and return it.
+
+    Args:
+        config: sizes of the base.
+        recipe: how it is trained.
+        world: what is rendered.
+        embedder: gives the identities.
+        work_dir: of the pool and the resumable states.
+        output: the file to write.
+        export_every: write it every so many steps too.
+        start_from: a base of the same sizes whose weights, codec and whitening this run starts with.
+        stop_after: a step before the recipe's last, whose learning rate is then not the schedule's end.
+    """
     pool = build_pool(config, world, embedder, work_dir, _log, workers=torch.get_num_threads())
     model, codec = fresh_base(config, pool, recipe.seed)
+    if start_from is not None:
+        earlier = load_base(start_from, config)
+        model.load_state_dict(earlier.model.state_dict())
+        assert isinstance(earlier.codec, PatchCodec)  # the one kind of our own file
+        codec.load_state_dict(earlier.codec.state_dict())
     black = codec.encode(np.zeros((1, config.image_size, config.image_size, 3), np.uint8))[0]
     began = time.monotonic()
     first: list[int] = []
@@ -81,16 +107,25 @@ def pretrain(
         if export_every is not None and step % export_every == 0:
             save_base(output, model, codec)
 
-    train(
-        model,
-        WorldData(pool, codec),
-        recipe,
-        work_dir / "run",
-        codec=codec,
-        black_latents_LC=black,
-        provenance={"world": world.model_dump_json()},
-        on_step=on_step,
-    )
+    def on_every_step(step: int, losses: StepLosses) -> None:
+        on_step(step, losses)
+        if step == stop_after:
+            raise _EnoughError
+
+    with contextlib.suppress(_EnoughError):
+        train(
+            model,
+            WorldData(pool, codec),
+            recipe,
+            work_dir / "run",
+            codec=codec,
+            black_latents_LC=black,
+            provenance={
+                "world": world.model_dump_json(),
+                "start": "" if start_from is None else file_sha256(start_from),
+            },
+            on_step=on_every_step,
+        )
     if is_main():
         save_base(output, model, codec)
     return SwapBase(model, codec, config, "")
@@ -108,6 +143,7 @@ def recipe_from(arguments: argparse.Namespace) -> TrainingRecipe:
         gradient_clip=1.0,
         branch_removal=0.1,
         identity_loss_weight=0.0,
+        timestep_shift=arguments.timestep_shift,
         trainable="everything",
         checkpoint_interval=arguments.checkpoint_interval,
         seed=arguments.seed,
@@ -123,12 +159,21 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--steps", type=int, default=8000)
     parser.add_argument("--batch-size", type=int, default=64)
     parser.add_argument("--learning-rate", type=float, default=2e-3)
+    parser.add_argument("--timestep-shift", type=float, default=1.0, help="more: more of the highest noise")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--people", type=int, default=WorldConfig().people)
     parser.add_argument("--photos", type=int, default=WorldConfig().photos)
     parser.add_argument("--scenes", type=int, default=WorldConfig().scenes)
     parser.add_argument("--checkpoint-interval", type=int, default=250)
     parser.add_argument("--export-every", type=int, help="write the output every so many steps too")
+    parser.add_argument("--start-from", type=Path, help="a base whose weights this run starts with")
+    parser.add_argument("--stop-after", type=int, help="a step before the schedule's last one")
+    parser.add_argument(
+        "--downsample-size",
+        type=int,
+        default=PIXEL_CONDITION.downsample_size,
+        help="side the face is squeezed to in the condition image",
+    )
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--held-out-pairs", type=int, default=200, help="pairs of the closing evaluation")
     parser.add_argument("--held-out-people", type=int, default=200, help="people of the closing evaluation")
@@ -136,8 +181,13 @@ def main(argv: list[str] | None = None) -> None:
     arguments = parser.parse_args(argv)
     torch.set_num_threads(arguments.threads)
     config = swap_config.tiny()
+    condition = PIXEL_CONDITION.model_copy(update={"downsample_size": arguments.downsample_size})
     world = WorldConfig(
-        seed=arguments.seed, people=arguments.people, photos=arguments.photos, scenes=arguments.scenes
+        seed=arguments.seed,
+        people=arguments.people,
+        photos=arguments.photos,
+        scenes=arguments.scenes,
+        condition=condition,
     )
     embedder = WorldEmbedder(arguments.embedder)
     base = pretrain(
@@ -148,14 +198,17 @@ def main(argv: list[str] | None = None) -> None:
         arguments.work,
         arguments.output,
         export_every=arguments.export_every,
+        start_from=arguments.start_from,
+        stop_after=arguments.stop_after,
     )
-    if not is_main():
+    if arguments.stop_after is not None or not is_main():
         return
     held_out = WorldConfig(
         seed=held_out_seed(arguments.seed),
         people=arguments.held_out_people,
         photos=4,
         scenes=arguments.held_out_scenes,
+        condition=condition,
     )
     report = evaluate(
         base, build_pool(config, held_out, embedder, arguments.work, _log), held_out, arguments.held_out_pairs

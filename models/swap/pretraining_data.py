@@ -19,7 +19,7 @@ import torch
 from numpy.typing import NDArray
 from pydantic import Field
 
-from models.faces.condition import ConditionRecipe
+from models.faces.condition import PIXEL_CONDITION, ConditionRecipe
 from models.faces.frame import FaceFrame, face_frame, frame_condition
 from models.identity.arcface_alignment import arcface_points_from_68
 from models.identity.world_embedder import world_chip
@@ -30,7 +30,6 @@ from models.worlds import WORLD_VERSION, Attributes, Identities, render, sample_
 
 CHUNK = 500
 RENDER_SIZE = 64  # scenes are rendered at this side and averaged down to the model's
-CONDITION = ConditionRecipe(landmark_radius=0, iris_radius=0)  # at 32 px, dots of one pixel
 
 
 class Embedder(Protocol):
@@ -49,6 +48,7 @@ class WorldConfig(FrozenConfig):
     photos: int = Field(default=3, ge=1, description="Embedded photos of each.")
     scenes: int = Field(default=30_000, ge=1, description="Scenes, each with three targets.")
     photo_size: int = Field(default=128, ge=64, description="Side of the photos that are embedded.")
+    condition: ConditionRecipe = Field(default=PIXEL_CONDITION, description="The condition image.")
     crops: tuple[str, ...] = Field(
         default=("face",), description="Camera crops of photos and scenes; at 32 px a face fills the frame."
     )
@@ -109,7 +109,7 @@ def build_scenes(
     `workers` threads render; they decide nothing but time.
     """
     cache_dir.mkdir(parents=True, exist_ok=True)
-    text = json.dumps([world.model_dump(), config.image_size, CONDITION.model_dump(), WORLD_VERSION])
+    text = json.dumps([world.model_dump(), config.image_size, WORLD_VERSION])
     path = cache_dir / f"world_{hashlib.sha256(text.encode()).hexdigest()[:12]}.npz"
     if path.exists():
         log(f"world pool loaded from {path}")
@@ -177,7 +177,7 @@ def _render_scenes(
             frames = _frames(people[person_S3[part, place]], attributes[part], size, workers)
             targets[part, place] = np.stack([frame.image for frame in frames])
             if place == 0:
-                conditions[part] = np.stack([frame_condition(frame, CONDITION) for frame in frames])
+                conditions[part] = np.stack([frame_condition(frame, world.condition) for frame in frames])
         log(f"rendered {part[-1] + 1} of {world.scenes} scenes")
     return WorldScenes(
         targets_NHWC=targets.reshape(-1, size, size, 3),

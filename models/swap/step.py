@@ -22,6 +22,7 @@ from models.swap.losses import (
     flow_sample,
     gated_losses,
     logit_normal_timesteps,
+    shifted,
 )
 from models.swap.training_recipe import TrainingRecipe
 from models.swap.transformer import SwapTransformer
@@ -57,7 +58,7 @@ def draw_step(recipe: TrainingRecipe, step: int) -> StepDraws:
     generator = _generator(step_seed(recipe.seed, step, NOISE))
     rows = recipe.batch_size
     return StepDraws(
-        timestep_B=logit_normal_timesteps(rows, generator),
+        timestep_B=shifted(logit_normal_timesteps(rows, generator), recipe.timestep_shift),
         prompted_B=torch.rand(rows, generator=generator) >= recipe.text_dropout,
         conditioned_B=torch.rand(rows, generator=generator) >= recipe.condition_dropout,
         identified_B=torch.rand(rows, generator=generator) >= recipe.identity_dropout,

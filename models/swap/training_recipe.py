@@ -78,6 +78,12 @@ class TrainingRecipe(FrozenConfig):
         description="P(the condition is the ground truth itself). For students; the original's option is "
         "0.5, and off.",
     )
+    timestep_shift: float = Field(
+        default=1.0,
+        gt=0,
+        description="Drawn noise levels t are moved to s t / (1 + (s - 1) t); 1 is the paper. More "
+        "teaches what the noise hides, such as whose face it is; for training everything.",
+    )
     occlusion: float = Field(
         default=0.0,
         ge=0,

@@ -13,11 +13,22 @@ from models.swap.losses import (
     flow_matching_losses,
     flow_sample,
     gated_losses,
+    shifted,
 )
 from models.swap.step import Gates, draw_step
 from models.swap.training_recipe import TrainingRecipe
 
 NO_ROWS = torch.zeros(4, dtype=torch.bool)
+
+
+def test_shifted_noise_levels():
+    levels = torch.tensor([0.0, 0.2, 0.5, 1.0])
+    assert torch.equal(shifted(levels, 1.0), levels)
+    torch.testing.assert_close(shifted(levels, 4.0), torch.tensor([0.0, 0.5, 0.8, 1.0]))
+    plain, moved = (
+        draw_step(TrainingRecipe(batch_size=64, timestep_shift=shift), 1).timestep_B for shift in (1.0, 4.0)
+    )
+    torch.testing.assert_close(moved, shifted(plain, 4.0))
 
 
 def test_flow_sample_and_its_inverse():
