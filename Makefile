@@ -72,11 +72,16 @@ leaderboard: $(VENV)/.test  ## Train and measure every method on the benchmark o
 bench-check: $(VENV)/.test  ## Score the shipped checkpoints again; fails where they are worse than the leaderboard
 	$(BIN)/python -m benches.leaderboard check
 
-pretrain: $(VENV)/.test  ## Train the world's embedder and the tiny base anew, each behind its gate; resumable (2 to 3 hours)
-	$(BIN)/python -m models.identity.world_embedder_training --work $(PRETRAIN)/embedder \
-		--output models/identity/checkpoints/world_embedder.safetensors
-	$(BIN)/python -m models.swap.pretraining --embedder models/identity/checkpoints/world_embedder.safetensors \
-		--work $(PRETRAIN)/base --output models/swap/checkpoints/tiny_base.safetensors
+EMBEDDER := models/identity/checkpoints/world_embedder.safetensors
+BASE := $(BIN)/python -m models.swap.pretraining --embedder $(EMBEDDER)
+pretrain: $(VENV)/.test  ## Train the world's embedder and the tiny base anew, each behind its gate; resumable (2 hours)
+	$(BIN)/python -m models.identity.world_embedder_training --work $(PRETRAIN)/embedder --output $(EMBEDDER)
+	$(BASE) --work $(PRETRAIN)/first --output $(PRETRAIN)/first.safetensors \
+		--downsample-size 8 --steps 7500 --stop-after 4500
+	$(BASE) --work $(PRETRAIN)/second --output $(PRETRAIN)/second.safetensors \
+		--start-from $(PRETRAIN)/first.safetensors --steps 4500 --stop-after 2000 --learning-rate 1.5e-3
+	$(BASE) --work $(PRETRAIN)/third --output models/swap/checkpoints/tiny_base.safetensors \
+		--start-from $(PRETRAIN)/second.safetensors --steps 4500 --learning-rate 1.5e-3 --timestep-shift 4
 
 lock:  ## Resolve every extra anew and write requirements.lock
 	./tools/lock.sh "$(PYTHON)"

@@ -112,6 +112,10 @@ def pretrain(
         if step == stop_after:
             raise _EnoughError
 
+    def on_resume(losses: list[StepLosses]) -> None:
+        if len(losses) == stop_after:
+            raise _EnoughError
+
     with contextlib.suppress(_EnoughError):
         train(
             model,
@@ -124,6 +128,7 @@ def pretrain(
                 "world": world.model_dump_json(),
                 "start": "" if start_from is None else file_sha256(start_from),
             },
+            on_resume=on_resume,
             on_step=on_every_step,
         )
     if is_main():
@@ -201,7 +206,10 @@ def main(argv: list[str] | None = None) -> None:
         start_from=arguments.start_from,
         stop_after=arguments.stop_after,
     )
-    if arguments.stop_after is not None or not is_main():
+    if not is_main():
+        return
+    write_log(arguments.output, arguments.work / "run")
+    if arguments.stop_after is not None:
         return
     held_out = WorldConfig(
         seed=held_out_seed(arguments.seed),
@@ -214,15 +222,15 @@ def main(argv: list[str] | None = None) -> None:
         base, build_pool(config, held_out, embedder, arguments.work, _log), held_out, arguments.held_out_pairs
     )
     verdict = gate(report)
-    write_records(arguments.output, arguments.work / "run", report)
+    write_gate(arguments.output, report)
     _log(json.dumps(report))
     _log(json.dumps(verdict))
     if not verdict["passed"]:
         raise SystemExit(f"{arguments.output} does not pass its gate: nothing may be trained on it")
 
 
-def write_records(output: Path, run_dir: Path, report: BaseReport) -> None:
-    """Write the training log (medians of 100 steps) and the gate's numbers beside the base."""
+def write_log(output: Path, run_dir: Path) -> None:
+    """Write the training log, medians of 100 steps, beside the base."""
     lines = (run_dir / LOSSES_NAME).read_text(encoding="utf-8").splitlines()
     losses = [json.loads(line)["flow"] for line in lines]
     entries = [
@@ -234,6 +242,10 @@ def write_records(output: Path, run_dir: Path, report: BaseReport) -> None:
     ]
     log = "".join(json.dumps(entry) + "\n" for entry in entries)
     output.with_name(f"{output.stem}_log.jsonl").write_text(log, encoding="utf-8")
+
+
+def write_gate(output: Path, report: BaseReport) -> None:
+    """Write the gate's verdict and the held-out numbers beside the base."""
     numbers = json.dumps({"gate": gate(report), "held_out": report}, indent=2)
     output.with_name(f"{output.stem}_gate.json").write_text(numbers + "\n", encoding="utf-8")
 

@@ -138,10 +138,13 @@ def test_command_line_trains_exports_resumes_and_holds_the_gate(fresh_embedder, 
 def test_a_run_may_stop_early_and_another_start_from_it(fresh_embedder, tmp_path):
     arguments = ["--embedder", str(fresh_embedder), "--people", "6", "--photos", "2", "--scenes", "8"]
     arguments += ["--steps", "4", "--batch-size", "4", "--held-out-people", "24", "--held-out-scenes", "8"]
-    arguments += ["--held-out-pairs", "2"]
+    arguments += ["--held-out-pairs", "2", "--checkpoint-interval", "2"]
     first, second = tmp_path / "first" / "base.safetensors", tmp_path / "second" / "base.safetensors"
     main([*arguments, "--work", str(first.parent), "--output", str(first), "--stop-after", "2"])
     assert not first.with_name("base_gate.json").exists()
+    written = first.read_bytes()
+    main([*arguments, "--work", str(first.parent), "--output", str(first), "--stop-after", "2"])
+    assert first.read_bytes() == written
     start = ["--start-from", str(first), "--downsample-size", "8", "--timestep-shift", "4"]
     with pytest.raises(SystemExit):
         main([*arguments, *start, "--work", str(second.parent), "--output", str(second)])
