@@ -22,7 +22,7 @@ from assets.source_identity import source_identity_stage
 from assets.stage import RowStage, StageGraph
 from assets.swap_base import BaseConfig, one_file_base
 from models.aesthetics.clip_aesthetics import TRAINING_THRESHOLD
-from models.faces.condition import ConditionRecipe
+from models.faces.condition import PIXEL_CONDITION, ConditionRecipe
 from models.identity.loss_networks import FaceEncoderConfig
 from models.swap import config as swap_models
 from models.swap.constants import PSEUDO_TRIPLETS, STUDENT_STEPS
@@ -33,9 +33,6 @@ from pipeline.recipes import Recipe, as_student, supervised_by_truth, with_ablat
 from resources.lake.lake import Lake
 
 DEFAULT_PROFILE = "tiny"
-
-PIXEL_DOTS = ConditionRecipe(landmark_radius=0, iris_radius=0)
-"""The paper's condition image with dots of one pixel, for bases of 32 px."""
 
 EVALUATION_PAIRS = 1000
 """Pairs that APPLE swaps for its tables."""
@@ -132,7 +129,7 @@ def tiny() -> Parts:
     recipe = Recipe(
         name="baseline",
         description="APPLE's recipe at 32 px, cut to minutes.",
-        condition=PIXEL_DOTS,
+        condition=PIXEL_CONDITION,
         teacher=training,
         student=as_student(training),
         face_encoder=FaceEncoderConfig(network="world"),
@@ -165,7 +162,7 @@ def smoke() -> Parts:
     recipe = Recipe(
         name="baseline",
         description="APPLE's recipe in a handful of steps.",
-        condition=PIXEL_DOTS,
+        condition=PIXEL_CONDITION,
         teacher=training,
         student=as_student(training),
         face_encoder=FaceEncoderConfig(network="world"),

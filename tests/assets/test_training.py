@@ -31,7 +31,7 @@ from assets.teacher import teacher_stage
 from assets.training import TrainingConfig, checkpoint_folder, unused_gpus
 from assets.training_data import teacher_data
 from assets.training_rows import LakeRows, need_artifact, row_ids_of, training_rows
-from models.faces.condition import ConditionRecipe
+from models.faces.condition import PIXEL_CONDITION
 from models.identity.loss_networks import CropName, FaceEncoderConfig, LossNetworkName
 from models.swap.sampling_config import SamplingConfig
 from pipeline.train_worker import main
@@ -87,7 +87,7 @@ def released(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def _name_the_dots(lake: Lake) -> None:
     """Give every photograph what the stage `condition` would: how its condition image is drawn."""
-    recipe = ConditionRecipe(landmark_radius=0, iris_radius=0).model_dump_json()
+    recipe = PIXEL_CONDITION.model_dump_json()
     _fill(lake, "condition_recipe", pa.array([recipe]))
 
 

@@ -12,7 +12,7 @@ import typer.main
 from assets.identity_pulid import PulidConfig, swap_source_stage
 from assets.photo_swaps.settings import ConditionType, FaceSelection, condition_of_type
 from assets.stage import RowStage
-from models.faces.condition import ConditionRecipe
+from models.faces.condition import PIXEL_CONDITION
 from models.swap.sampling_config import SamplingConfig
 from pipeline.cli import app
 from pipeline.commands.swap_options import (
@@ -110,7 +110,7 @@ def test_condition_types_are_the_folders_of_the_original() -> None:
         "blur_landmark_iris": "condition_blended_image_blurdownsample8_segGlass_landmark_iris",
         "mask_landmark_iris": "condition_blended_image_mask_segGlass_landmark_iris",
     }
-    small = ConditionRecipe(landmark_radius=0, iris_radius=0)
+    small = PIXEL_CONDITION
     assert settings(condition_type=MASK).recipe(small) == small.model_copy(update={"variant": "mask"})
     assert settings().recipe(small) is small
 
