@@ -103,55 +103,32 @@ def test_gate_asks_for_both_numbers_at_the_best_guidance():
     assert not gate(_report(0.9, 0.219))["passed"]
 
 
-def test_command_line_trains_exports_resumes_and_holds_the_gate(fresh_embedder, tmp_path, capsys):
-    arguments = (
-        f"--embedder {fresh_embedder} --work {tmp_path} --people 6 --photos 2 --scenes 8 --steps 4".split()
-    )
-    arguments += [
-        "--batch-size",
-        "4",
-        "--held-out-people",
-        "24",
-        "--held-out-scenes",
-        "8",
-        "--held-out-pairs",
-        "2",
-    ]
-    output = tmp_path / "base.safetensors"
-    with pytest.raises(SystemExit, match="does not pass its gate"):
-        main([*arguments, "--output", str(output)])
-    base = load_base(output)
-    assert base.config == swap_config.tiny()
-    assert output.stat().st_size < 5_000_000
-    numbers = json.loads((tmp_path / "base_gate.json").read_text())
-    assert set(numbers["held_out"]) == {"loss", "swaps"}
-    assert numbers["gate"]["passed"] is False
-    assert [json.loads(line)["step"] for line in (tmp_path / "base_log.jsonl").read_text().splitlines()] == [
-        4
-    ]
-    with pytest.raises(SystemExit):
-        main([*arguments, "--output", str(tmp_path / "again.safetensors")])
-    assert "world pool loaded" in capsys.readouterr().out
-    assert output.read_bytes() == (tmp_path / "again.safetensors").read_bytes()
-
-
-def test_a_run_may_stop_early_and_another_start_from_it(fresh_embedder, tmp_path):
+def test_the_command_stops_early_goes_on_from_there_and_holds_the_gate(fresh_embedder, tmp_path, capsys):
     arguments = ["--embedder", str(fresh_embedder), "--people", "6", "--photos", "2", "--scenes", "8"]
     arguments += ["--steps", "4", "--batch-size", "4", "--held-out-people", "24", "--held-out-scenes", "8"]
     arguments += ["--held-out-pairs", "2", "--checkpoint-interval", "2"]
     first, second = tmp_path / "first" / "base.safetensors", tmp_path / "second" / "base.safetensors"
-    main([*arguments, "--work", str(first.parent), "--output", str(first), "--stop-after", "2"])
-    assert not first.with_name("base_gate.json").exists()
+    early = ["--work", str(first.parent), "--output", str(first), "--stop-after", "2"]
+    main([*arguments, *early])
     written = first.read_bytes()
-    main([*arguments, "--work", str(first.parent), "--output", str(first), "--stop-after", "2"])
+    main([*arguments, *early])
+    assert "world pool loaded" in capsys.readouterr().out
     assert first.read_bytes() == written
+    assert not first.with_name("base_gate.json").exists()
     start = ["--start-from", str(first), "--downsample-size", "8", "--timestep-shift", "4"]
-    with pytest.raises(SystemExit):
+    with pytest.raises(SystemExit, match="does not pass its gate"):
         main([*arguments, *start, "--work", str(second.parent), "--output", str(second)])
+    assert second.stat().st_size < 5_000_000
     before, after = load_base(first), load_base(second)
+    assert after.config == swap_config.tiny()
     change = before.model.identity_encoder.network[0].weight - after.model.identity_encoder.network[0].weight
     assert 0 < change.abs().max() < 0.02
     assert torch.equal(before.codec.state_dict()["mean"], after.codec.state_dict()["mean"])
+    numbers = json.loads(second.with_name("base_gate.json").read_text())
+    assert set(numbers["held_out"]) == {"loss", "swaps"}
+    assert numbers["gate"]["passed"] is False
+    log = second.with_name("base_log.jsonl").read_text().splitlines()
+    assert [json.loads(line)["step"] for line in log] == [4]
 
 
 def test_the_shipped_base_passes_its_gate_again(pool):
