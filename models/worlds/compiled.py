@@ -1,7 +1,7 @@
 """Compile the renderer for this machine: `python -m models.worlds.compiled`.
 
-The first picture on a machine takes half a minute of compiling; every later process loads the machine code. Run
-once before many processes start that would all compile at the same time.
+The first picture on a machine takes half a minute of compiling; every later process loads the machine code.
+Run once before many processes start that would all compile at the same time.
 """
 
 from __future__ import annotations
