@@ -51,7 +51,7 @@ def test_with_the_worlds_network_the_embedding_of_the_tiny_profile_serves(
         assert reference["identity_reference_network"] == "world"
         assert encoder.embeds_as(embedding["identity_embedder"])
         difference = reference["identity_reference"] - embedding["identity_embedding"]
-        assert np.linalg.norm(difference) < 0.06
+        assert np.linalg.norm(difference) < 0.12
     (alone,) = computed(stage, lake, rows[1:2])
     np.testing.assert_allclose(alone["identity_reference"], found[1]["identity_reference"], atol=1e-5)
 

@@ -46,9 +46,12 @@ def group(tmp_path_factory: pytest.TempPathFactory) -> Group:
     side with an EXIF orientation, as phones write them."""
     folder = tmp_path_factory.mktemp("group")
     rows = [0, 2, 3]
-    people, settings = sample_identities(3, 4).values[rows], sample_attributes(5, 4).values[rows]
+    people, settings = (
+        sample_identities(3, 4).values[rows],
+        sample_attributes(5, 4, crops=("portrait",), occluded=0.0).values[rows],
+    )
     faces = render(Identities(people), Attributes(settings), 256)
-    others = render(Identities(people), Attributes(sample_attributes(9, 3).values), 256)
+    others = render(Identities(people), sample_attributes(9, 3, crops=("portrait",), occluded=0.0), 256)
     slope = np.linspace(0, 1, 900)[None, :, None]
     backdrop = np.array([120, 150, 170]) * (1 - slope) + np.array([60, 90, 60]) * slope
     scene = np.broadcast_to(backdrop, (420, 900, 3)).astype(np.uint8).copy()
@@ -287,7 +290,7 @@ def test_a_checkpoint_by_hand_is_loaded_strictly(swap, smoke_lake, source: Path,
         json_output=False,
     )
     assert "trained as a student, on whole pictures, and is used as a teacher" in done.stderr
-    assert "this profile trains with condition_blended_image_blurdownsample8" in done.stderr
+    assert "this profile trains with condition_blended_image_blurdownsample4" in done.stderr
     damaged = bytearray((bare / "default.safetensors").read_bytes())
     header = int.from_bytes(damaged[:8], "little")
     damaged[8 : 8 + header] = damaged[8 : 8 + header].replace(b"lora_B", b"lora_C", 1)

@@ -111,7 +111,9 @@ def test_condition_types_are_the_folders_of_the_original() -> None:
         "mask_landmark_iris": "condition_blended_image_mask_segGlass_landmark_iris",
     }
     small = PIXEL_CONDITION
-    assert settings(condition_type=MASK).recipe(small) == small.model_copy(update={"variant": "mask"})
+    assert settings(condition_type=MASK).recipe(small) == small.model_copy(
+        update={"variant": "mask", "downsample_size": 8}
+    )
     assert settings().recipe(small) is small
 
 
