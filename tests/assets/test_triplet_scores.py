@@ -61,7 +61,7 @@ def scored(smoke_lake, score) -> dict[str, dict[str, Any]]:
     target = photos[pair[TARGET]]["image"]
     pixels = decode_upright(target)
     height, width = pixels.shape[:2]
-    corner = np.full((2 * height, 2 * width, 3), 128, np.uint8)
+    corner = np.full((4 * height, 4 * width, 3), 128, np.uint8)
     corner[:height, :width] = pixels
     pictures = {
         "target": target,
