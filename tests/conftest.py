@@ -270,7 +270,11 @@ def smoke_lake(tmp_path_factory: pytest.TempPathFactory) -> SmallLake:
     store_swap_pairs(lake, swap_pair_rows(read_swap_pairs(folder / "swap_pairs.csv")))
     graph = profile("smoke").graph()
     graph.prepare(lake)
-    report = run_stages(lake, graph, graph.names, device="cpu")
+    with pytest.MonkeyPatch.context() as patch:
+        # weights of the tests that asked first would be measured with, and be gone for all later ones
+        patch.delenv("ORCHARD_WEIGHTS", raising=False)
+        patch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(folder.parent / "no_hub"))
+        report = run_stages(lake, graph, graph.names, device="cpu")
     return SmallLake(lake, folder, report.computed_rows)
 
 

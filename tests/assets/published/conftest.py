@@ -83,7 +83,7 @@ def published_graph() -> StageGraph:
     )
 
 
-@pytest.fixture(scope="package")  # not longer: files of other tests' profiles must not be found here
+@pytest.fixture(scope="module")  # not longer: files of other tests' profiles must not be found here
 def published_weights(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """A folder of weights in which all roles of the small networks are accepted, recorded and converted."""
     folder = tmp_path_factory.mktemp("weights")
