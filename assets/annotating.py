@@ -11,10 +11,31 @@ from typing import Any
 
 import cv2
 import numpy as np
+from pydantic import Field
 
-from assets.stage import Row, RowModel, RowStage, StageGraph
+from assets.stage import Row, RowModel, RowStage, StageConfig, StageGraph
 from models.faces.mesh import POINT_COUNT
 from resources.photos.reasons import RowError
+
+
+class AnnotationRecipe(StageConfig):
+    """What an annotation stage computes with: what a score depends on besides its inputs."""
+
+    stage: str = Field(description="Name of the stage.")
+    code_version: str = Field(description="Its code version.")
+    settings: dict[str, Any] = Field(description="Its settings.")
+
+
+def annotation_recipes(graph: StageGraph) -> tuple[AnnotationRecipe, ...]:
+    """What every row stage of `graph` computes with, in its order."""
+    return tuple(
+        AnnotationRecipe(
+            stage=stage.name,
+            code_version=stage.code_version,
+            settings=stage.config.model_dump(mode="json"),
+        )
+        for stage in graph.row_stages()
+    )
 
 
 def annotate_pictures(

@@ -13,10 +13,11 @@ from typing import Any
 
 from pydantic import Field
 
+from assets.annotating import AnnotationRecipe, annotation_recipes
 from assets.evaluation import COPY_TARGET
 from assets.protocol_pairs import ProtocolPhotographs, common_swaps
 from assets.stage import ArtifactStage, Input, RowStage, StageConfig, StageContext, StageGraph
-from assets.triplet_scores import COEFFICIENTS, AnnotationRecipe
+from assets.triplet_scores import COEFFICIENTS
 from models.metrics.protocol import ProtocolMetric, SwapOutputs, WeightFile, protocol_scores
 from models.metrics.protocol_names import MEASURE_ROLES, JudgeName, MeasureName, judge_role
 from resources.lake.digest import digest_json
@@ -83,14 +84,6 @@ def evaluation_protocol_stage(
     """The stage `evaluation_protocol` of a recipe; `annotation` are the profile's stages."""
     graph = StageGraph(tuple(annotation)).needed_for((LANDMARKS,))
     stages = graph.row_stages()
-    recipes = tuple(
-        AnnotationRecipe(
-            stage=stage.name,
-            code_version=stage.code_version,
-            settings=stage.config.model_dump(mode="json"),
-        )
-        for stage in stages
-    )
 
     def build(context: StageContext, fingerprint: bytes) -> Artifact:
         return _build(context, fingerprint, config, graph, recipe)
@@ -104,7 +97,7 @@ def evaluation_protocol_stage(
         by_recipe=True,
         code_version=CODE_VERSION,
         description="The measures of published tables for every swap method, beside copy-target.",
-        config=config.model_copy(update={"annotation": recipes}),
+        config=config.model_copy(update={"annotation": annotation_recipes(graph)}),
         inputs=(Input(of_recipe("swaps", recipe)),),
         weights=tuple(dict.fromkeys(role for stage in stages for role in stage.weights)),
         build=build,

@@ -17,7 +17,14 @@ import numpy as np
 import pyarrow as pa
 from pydantic import Field
 
-from assets.annotating import annotate_pictures, in_shape, lies_on, mesh_centre
+from assets.annotating import (
+    AnnotationRecipe,
+    annotate_pictures,
+    annotation_recipes,
+    in_shape,
+    lies_on,
+    mesh_centre,
+)
 from assets.landmarks import FACE_AT
 from assets.runner import load_model
 from assets.stage import Input, Row, RowOutcome, RowStage, StageConfig, StageContext, StageGraph
@@ -53,14 +60,6 @@ ARCFACE = "arcface_512"
 BATCH_SIZE = 16
 SMALL_PICTURES = DecodeLimits(min_side=1)
 PREVIEW_SIZE = 256
-
-
-class AnnotationRecipe(StageConfig):
-    """What an annotation stage computes with: what a score depends on besides its inputs."""
-
-    stage: str = Field(description="Name of the stage.")
-    code_version: str = Field(description="Its code version.")
-    settings: dict[str, Any] = Field(description="Its settings.")
 
 
 class TripletScoresConfig(StageConfig):
@@ -104,14 +103,6 @@ def triplet_scores_stage(
     """The stage `triplet_scores` of a recipe, one row per triplet; `annotation` are the profile's stages."""
     graph = StageGraph(tuple(annotation)).needed_for(SCORED_BY)
     stages = graph.row_stages()
-    recipes = tuple(
-        AnnotationRecipe(
-            stage=stage.name,
-            code_version=stage.code_version,
-            settings=stage.config.model_dump(mode="json"),
-        )
-        for stage in stages
-    )
     points = (MESH, "pose", *([COEFFICIENTS] if config.expression == "coefficients" else []))
 
     def load(context: StageContext) -> TripletScorer:
@@ -122,7 +113,7 @@ def triplet_scores_stage(
         code_version="1",
         table=of_recipe("triplets", recipe),
         description="Scores of each swapped picture: identity, leak, pose, expression, aesthetics.",
-        config=config.model_copy(update={"annotation": recipes}),
+        config=config.model_copy(update={"annotation": annotation_recipes(graph)}),
         inputs=(
             Input(of_recipe("pseudo_triplets", recipe), ("swapped",)),
             Input("faces", ("width", "height"), via=TARGET, tracked=False),
