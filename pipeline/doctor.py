@@ -1,7 +1,7 @@
 """`orchard doctor`: is everything here that a run needs, and does it really work?
 
 Nothing is concluded from a version string that can be tried instead: packages are imported, networks are
-loaded from their real files and run once, all in a process of its own (`doctor_probes.py`). Every failing
+loaded from their real files and run once, all in a process of its own (`doctor_processes.py`). Every failing
 check names what mends it. Nothing is changed, downloaded or installed.
 """
 
@@ -12,13 +12,12 @@ import importlib.util
 import json as json_module
 import os
 import shutil
-import subprocess
 import sys
 import tempfile
 import tomllib
 import uuid
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict
 from importlib import metadata
 from pathlib import Path
 
@@ -26,7 +25,8 @@ from packaging.requirements import Requirement
 from rich.console import Console
 from rich.table import Table
 
-from pipeline.doctor_probes import MARKER, PROBES
+from pipeline.doctor_probes import PROBES
+from pipeline.doctor_processes import Check, Job, run_probes
 from resources.compute.device import DeviceUnavailable, choose_device
 from resources.lake.storage import S3, Storage
 from resources.weights.errors import WeightError
@@ -59,35 +59,6 @@ IMPORT_NAMES = {
     "scikit-image": "skimage",
 }
 """Where the name to import is not the distribution's with `-` as `_`."""
-
-PROBE_TIMEOUT_SECONDS = 300.0
-
-
-@dataclass(frozen=True, slots=True)
-class Check:
-    """One thing that was looked at.
-
-    Attributes:
-        name: what, such as `weights centerface`.
-        ok: whether a run can rely on it. Matters of information are always ok.
-        detail: what was seen.
-        remedy: what to do; empty where nothing needs doing.
-    """
-
-    name: str
-    ok: bool
-    detail: str
-    remedy: str = ""
-
-
-@dataclass(frozen=True, slots=True)
-class Job:
-    """One probe for the other process: a name in `doctor_probes.PROBES`, its argument, how to mend it."""
-
-    name: str
-    probe: str
-    argument: str
-    remedy: str
 
 
 def diagnose(
@@ -206,17 +177,6 @@ def check_weight(role: str) -> tuple[Check, Path | None]:
     return Check(f"weights {role}", True, f"sha256 {weight.sha256[:12]}…, {weight.licence}"), weight.path
 
 
-def run_probes(jobs: Sequence[Job], timeout: float = PROBE_TIMEOUT_SECONDS) -> list[Check]:
-    """Run jobs in other processes, one after another, and report each.
-
-    A job that ends its process or exceeds the time is blamed, and the jobs after it go on in a new process.
-    """
-    checks: list[Check] = []
-    while len(checks) < len(jobs):
-        checks += _run_until_it_stops(jobs[len(checks) :], timeout)
-    return checks
-
-
 def check_device(requested: str) -> Check:
     """Which device would be used, and why."""
     try:
@@ -319,47 +279,3 @@ def _applies(requirement: Requirement, extra: str) -> bool:
 
 def _pip(requirement: str) -> str:
     return f"pip install '{requirement}'"
-
-
-def _run_until_it_stops(jobs: Sequence[Job], timeout: float) -> list[Check]:
-    """Checks of the first jobs: all of them, or up to and with the one that stopped the process."""
-    order = json_module.dumps([(job.probe, job.argument) for job in jobs])
-    # Exactly this process's import path: -P keeps the working directory from adding to it.
-    command = [sys.executable, "-P", "-m", "pipeline.doctor_probes"]
-    import_path = os.pathsep.join(entry or os.getcwd() for entry in sys.path)
-    environment = os.environ | {"GLOG_minloglevel": "2", "OMP_NUM_THREADS": "1", "PYTHONPATH": import_path}
-    try:
-        done = subprocess.run(
-            command,
-            input=order,
-            capture_output=True,
-            text=True,
-            timeout=timeout,
-            env=environment,
-            check=False,
-        )
-        output, errors, stopped = done.stdout, done.stderr, f"ended its process (exit code {done.returncode})"
-    except subprocess.TimeoutExpired as late:
-        output, errors = _text(late.stdout), _text(late.stderr)
-        stopped = f"did not finish within {timeout:g} s"
-    checks: list[Check] = []
-    for job, message in zip(jobs, _messages(output), strict=False):
-        ok = bool(message["ok"])
-        checks.append(Check(job.name, ok, str(message["detail"]), "" if ok else job.remedy))
-    if len(checks) < len(jobs):
-        job = jobs[len(checks)]
-        last_words = " ".join(errors.strip().splitlines()[-3:])
-        checks.append(Check(job.name, False, f"{stopped}: {last_words or 'without a word'}", job.remedy))
-    return checks
-
-
-def _messages(output: str) -> Iterator[dict[str, object]]:
-    for line in output.splitlines():
-        # A library may have printed without ending its line.
-        _, marker, message = line.partition(MARKER)
-        if marker:
-            yield json_module.loads(message)
-
-
-def _text(captured: bytes | str | None) -> str:
-    return captured.decode(errors="replace") if isinstance(captured, bytes) else captured or ""

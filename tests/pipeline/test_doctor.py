@@ -17,8 +17,6 @@ from models.metrics.lpips import LayerWeights
 from pipeline.doctor import (
     PROJECT,
     SYSTEM_LIBRARIES,
-    Check,
-    Job,
     as_json,
     as_table,
     check_device,
@@ -31,8 +29,8 @@ from pipeline.doctor import (
     fixed_requirements,
     report,
     run_doctor,
-    run_probes,
 )
+from pipeline.doctor_processes import Check, Job, run_probes
 
 ROOT = Path(__file__).resolve().parents[2]
 ROLES = ("face_landmarker", "selfie_segmenter", "centerface", "dlib_face_recognition")
