@@ -1,15 +1,20 @@
-"""One of many writers of a lake, as a process of its own: `python writer.py ACTION LAKE [ARGUMENT]...`.
+"""Many writers of a lake, each a process of its own, all at once: `python writer.py LAKE WRITERS`.
 
 Run by test_many_writers.py and test_object_store.py, which also take the stages from here and start
-the writers by `at_once`.
+the writers by `at_once`. The process that is started loads the libraries, once for all writers, and forks
+them; it never opens a lake itself, for a process that has used Lance must not be forked.
 """
 
 from __future__ import annotations
 
+import json
+import multiprocessing
 import subprocess
 import sys
 import time
+import warnings
 from collections.abc import Sequence
+from multiprocessing.synchronize import Barrier
 from pathlib import Path
 
 import numpy as np
@@ -30,33 +35,21 @@ SIDE = 32
 SHARD_SIZE = 6
 
 
+START_SECONDS, WORK_SECONDS = 100, 200
+"""How long writers wait for each other before they begin, and how long all may take, on a crowded machine."""
+
+
 def at_once(lake: Lake, *writers: Sequence[object]) -> None:
     """Run writers as processes that begin together; each is (action, argument, ...)."""
-    processes = [
-        subprocess.Popen(
-            [sys.executable, __file__, str(action), lake.uri, *map(str, arguments)],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        for action, *arguments in writers
-    ]
-    try:
-        for process in processes:
-            assert process.stdout is not None
-            if process.stdout.readline() != "ready\n":
-                raise AssertionError(process.communicate()[1])
-        for process in processes:
-            assert process.stdin is not None
-            process.stdin.write("go\n")
-            process.stdin.flush()
-        for process in processes:
-            _, errors = process.communicate(timeout=200)
-            assert process.returncode == 0, errors
-    finally:
-        for process in processes:
-            process.kill()
+    asked = json.dumps([[str(part) for part in writer] for writer in writers])
+    done = subprocess.run(
+        [sys.executable, __file__, lake.uri, asked],
+        capture_output=True,
+        text=True,
+        timeout=START_SECONDS + WORK_SECONDS,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
 
 
 def digests(lake: Lake, graph: StageGraph) -> dict[str, dict[str, str]]:
@@ -151,14 +144,27 @@ def clean(lake: Lake, seconds: str) -> None:
 ACTIONS = {action.__name__: action for action in (compute, bring, take, compact, clean)}
 
 
-def main(arguments: Sequence[str]) -> None:
-    """Open the lake, say so, wait for the word, and act: all writers begin together."""
-    action, uri, *rest = arguments
+def write(start: Barrier, uri: str, action: str, *arguments: str) -> None:
+    """One writer: open the lake, wait for all others, and act."""
     lake = Lake.open(uri)
-    print("ready", flush=True)
-    sys.stdin.readline()
-    ACTIONS[action](lake, *rest)
+    start.wait(START_SECONDS)
+    ACTIONS[action](lake, *arguments)
+
+
+def main(uri: str, asked: str) -> int:
+    """Fork the writers and wait for them; 0 when every one of them succeeded."""
+    # true of a process that has used it; this one only imports it, and the children open the lake
+    warnings.filterwarnings("ignore", message="lance is not fork-safe")
+    writers = json.loads(asked)
+    forked = multiprocessing.get_context("fork")
+    start = forked.Barrier(len(writers))
+    processes = [forked.Process(target=write, args=(start, uri, *writer)) for writer in writers]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join()
+    return int(any(process.exitcode for process in processes))
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    sys.exit(main(*sys.argv[1:]))
