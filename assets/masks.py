@@ -24,7 +24,7 @@ def masks_stage() -> RowStage:
     """The stage `masks`: mesh polygons cut by the person mask. It claims no hair, hat or occluder."""
     return RowStage(
         name="masks",
-        code_version="1",
+        code_version="2",
         description="19-class parsing from mesh polygons and the visible-face mask, as compressed codes.",
         config=NoConfig(),
         inputs=(Input("faces", ("image",)), Input("landmarks", ("mesh_478",))),
@@ -47,8 +47,9 @@ class MaskModel:
 
     def _parse(self, row: Row) -> RowOutcome:
         image = row["image"]
-        person = self.segmenter.segment(image)
-        parsing = parsing_from_mesh(row["mesh_478"].reshape(478, 3), person, image.shape[:2])
+        mesh = row["mesh_478"].reshape(478, 3)
+        person = self.segmenter.segment_with_face(image, mesh)
+        parsing = parsing_from_mesh(mesh, person, image.shape[:2])
         visible = visible_face_mask(parsing, person)
         if not visible.any():
             return RowError(Reason.NO_FACE, "no pixel of the face is visible in the person mask")

@@ -45,7 +45,7 @@ def overlays(image: Image, detector: CenterFace, mesh: FaceMesh, segmenter: Pers
     if fit is None:
         raise RuntimeError("no mesh could be fitted to a portrait")
     points = landmarks_68_from_mesh(fit.points_478x3)[:, :2]
-    person = segmenter.segment(image)
+    person = segmenter.segment_with_face(image, fit.points_478x3)
     parsing = parsing_from_mesh(fit.points_478x3, person, image.shape[:2])
     face, glasses = condition_masks(parsing, visible_face_mask(parsing, person))
     iris = iris_from_mesh(fit.points_478x3)

@@ -23,6 +23,13 @@ from models.faces.mesh import quiet_native_log
 PERSON_THRESHOLD = 0.5
 """Person probability from which a pixel belongs to the person."""
 
+SECOND_LOOK_SHARE = 0.05
+"""Share of a face's oval below which a first mask has missed the person. Of 396 rendered close-ups it holds a
+quarter of the oval or more in 388, and at most a two-hundredth in the others."""
+
+SECOND_LOOK_BORDER = 0.5
+"""Black border of the second look, as a share of the longer side: the picture fills half the frame then."""
+
 ZSTD_LEVEL = 9
 """Fixed, so that the same mask always gives the same bytes."""
 
@@ -155,6 +162,31 @@ class PersonSegmenter:
     def segment(self, image: Image) -> Mask:
         """Person mask of an upright RGB image, bool (H, W)."""
         return self.probabilities(image) >= PERSON_THRESHOLD
+
+    def segment_with_face(self, image: Image, points_478x3: Points) -> Mask:
+        """Person mask of a picture in which a face has been found, bool (H, W).
+
+        The mask of `segment`, unless it misses the face: then the picture is looked at once more within a
+        black border, because the network was trained on people with surroundings. The second mask counts
+        where it holds more of the face than the first.
+
+        Args:
+            image: upright, uint8 (H, W, 3), RGB.
+            points_478x3: the face's mesh, (478, 3) px.
+
+        Raises:
+            ValueError: a wrong shape, or a coordinate that is not finite.
+        """
+        first = self.segment(image)
+        points = require_points(points_478x3, (478, 3), "points_478x3")[:, :2]
+        oval = polygon_mask(points[list(topology.FACE_OVAL)], (image.shape[0], image.shape[1]))
+        wanted = SECOND_LOOK_SHARE * oval.sum()
+        if (first & oval).sum() >= wanted:
+            return first
+        border = round(SECOND_LOOK_BORDER * max(image.shape[:2]))
+        bordered = np.pad(image, ((border, border), (border, border), (0, 0)))
+        second = self.segment(bordered)[border:, border:][: image.shape[0], : image.shape[1]]
+        return second if (second & oval).sum() > (first & oval).sum() else first
 
 
 def encode_codes(codes_HW: NDArray[np.uint8]) -> bytes:

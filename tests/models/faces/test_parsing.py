@@ -8,8 +8,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import array_shapes, arrays
 
-from models.faces import constants
+from models.faces import constants, topology
+from models.faces.detection import CenterFace
+from models.faces.mesh import FaceMesh
 from models.faces.parsing import (
+    SECOND_LOOK_BORDER,
     PersonSegmenter,
     decode_codes,
     encode_codes,
@@ -19,6 +22,8 @@ from models.faces.parsing import (
     unpack_mask,
     visible_face_mask,
 )
+from models.worlds.benchmark import benchmark_pairs
+from models.worlds.world import render
 
 
 @pytest.fixture(scope="module")
@@ -33,6 +38,25 @@ def parsed(photos, fits, segmenter) -> dict[str, tuple[np.ndarray, np.ndarray]]:
     for name, image in photos.items():
         person = segmenter.segment(image)
         found[name] = (parsing_from_mesh(fits[name].points_478x3, person, image.shape[:2]), person)
+    return found
+
+
+CLOSE_UPS = (7, 41)
+"""Pairs of the benchmark in whose source photographs the segmenter finds nobody."""
+
+
+@pytest.fixture(scope="module")
+def close_ups(detector: CenterFace, face_mesh: FaceMesh) -> list[tuple[np.ndarray, np.ndarray, np.ndarray]]:
+    """Picture, mesh and true visible face of each, 192 px."""
+    pairs = benchmark_pairs(max(CLOSE_UPS) + 1)
+    found = []
+    for row in CLOSE_UPS:
+        pair = pairs[row : row + 1]
+        rendered = render(pair.sources, pair.source_attributes, 192)
+        image = rendered.images_NHWC[0]
+        fit = face_mesh.fit(image, detector.detect(image, score_threshold=0.35).boxes_N4[0])
+        assert fit is not None
+        found.append((image, fit.points_478x3, rendered.visible_face_NHW[0]))
     return found
 
 
@@ -99,6 +123,41 @@ def test_the_person_is_found(parsed, fits, name: str) -> None:
     assert not person[:30, :20].any()
     visible = visible_face_mask(codes, person)
     np.testing.assert_array_equal(visible, codes > 0)
+
+
+def test_a_close_up_in_which_nobody_is_found_is_looked_at_again(close_ups, segmenter) -> None:
+    for image, mesh, truth in close_ups:
+        size = image.shape[:2]
+        oval = polygon_mask(mesh[list(topology.FACE_OVAL), :2], size)
+        assert segmenter.segment(image)[oval].mean() < 0.05
+        person = segmenter.segment_with_face(image, mesh)
+        assert person.shape == size
+        visible = visible_face_mask(parsing_from_mesh(mesh, person, size), person)
+        assert (visible & truth).sum() / (visible | truth).sum() > 0.75
+
+
+def test_a_second_look_is_a_look_at_the_picture_within_black(close_ups, segmenter) -> None:
+    image, mesh, _ = close_ups[0]
+    height, width = image.shape[:2]
+    border = round(SECOND_LOOK_BORDER * max(height, width))
+    around = np.zeros((height + 2 * border, width + 2 * border, 3), np.uint8)
+    around[border : border + height, border : border + width] = image
+    expected = segmenter.segment(around)[border : border + height, border : border + width]
+    np.testing.assert_array_equal(segmenter.segment_with_face(image, mesh), expected)
+
+
+def test_a_face_that_is_found_at_once_keeps_its_mask_to_the_bit(photos, fits, segmenter) -> None:
+    for name, image in photos.items():
+        first = segmenter.segment(image)
+        np.testing.assert_array_equal(segmenter.segment_with_face(image, fits[name].points_478x3), first)
+
+
+def test_where_nobody_is_found_a_second_time_either_there_is_no_person(close_ups, segmenter) -> None:
+    image, mesh, _ = close_ups[0]
+    blank = np.full_like(image, 128)
+    assert not segmenter.segment_with_face(blank, mesh).any()
+    with pytest.raises(ValueError, match="points_478x3"):
+        segmenter.segment_with_face(blank, mesh[:468])
 
 
 def test_nothing_is_claimed_off_the_person(photos, fits) -> None:
