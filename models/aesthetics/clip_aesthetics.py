@@ -28,11 +28,6 @@ BATCH_SIZE = 16
 """Pictures per pass."""
 
 
-def good_enough(scores_N: NDArray[np.floating], threshold: float = TRAINING_THRESHOLD) -> NDArray[np.bool_]:
-    """Whether each score is strictly above the threshold; a score that is not a number never is."""
-    return scores_N > threshold
-
-
 class AestheticScorer:
     """Scores photographs, with the head folded.
 

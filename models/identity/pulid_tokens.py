@@ -11,8 +11,6 @@ evaluation kit of REFace that APPLE names as its model.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -21,13 +19,10 @@ from torch import Tensor
 
 from models.clip_inputs import clip_input
 from models.faces.constants import CLASS_NAMES, FACE_CLASSES, GLASSES_CLASS
-from models.faces.images import Image, Points, require_rgb
-from models.identity.arcface_alignment import PULID_CROP_SIZE, arcface_chip, pulid_crop
+from models.faces.images import Image, require_rgb
+from models.identity.arcface_alignment import PULID_CROP_SIZE
 from models.identity.eva_clip import EvaClipVision
 from models.identity.id_former import IdFormer
-
-if TYPE_CHECKING:
-    from models.identity.face_analysis import LocalFaceAnalysis
 
 SOURCE_CLASSES = tuple(code for code in FACE_CLASSES if code != GLASSES_CLASS)
 """What is kept of a masked source: skin, brows, eyes, ears, nose, mouth and lips (REFace, evaluation kit)."""
@@ -45,19 +40,6 @@ BATCH_SIZE = 8
 """Crops per pass of the image tower."""
 
 
-@dataclass(frozen=True)
-class SourceFace:
-    """What PuLID needs to know of a source photograph.
-
-    Attributes:
-        embedding_D: float32 (512,), ArcFace, not normalised.
-        crop_HW3: uint8 (512, 512, 3), for the parser and for `PulidTokens.encode`.
-    """
-
-    embedding_D: NDArray[np.float32]
-    crop_HW3: Image
-
-
 def mask_source(image: Image, parsing_HW: NDArray[np.uint8]) -> Image:
     """The photograph with everything but `SOURCE_CLASSES` painted black.
 
@@ -72,38 +54,6 @@ def mask_source(image: Image, parsing_HW: NDArray[np.uint8]) -> Image:
     if parsing_HW.shape != image.shape[:2]:
         raise ValueError(f"a parsing of {parsing_HW.shape} does not fit a photograph of {image.shape[:2]}")
     return image * np.isin(parsing_HW, SOURCE_CLASSES)[..., None].astype(np.uint8)
-
-
-def source_face(
-    image: Image,
-    analysis: LocalFaceAnalysis,
-    *,
-    parsing_HW: NDArray[np.uint8] | None = None,
-    other_points_52: Points | None = None,
-) -> SourceFace | None:
-    """Embedding and crop of the largest face.
-
-    One face serves both: PuLID itself detects twice, and in a group may crop another face than it embeds.
-    The face is always looked for in the unmasked photograph.
-
-    Args:
-        image: uint8 RGB (H, W, 3), upright.
-        analysis: insightface on local files.
-        parsing_HW: class codes of the photograph; when given, the source is masked by `mask_source`.
-        other_points_52: five points from another detector, used when insightface finds no face.
-
-    Returns:
-        None when there is no face and no other points.
-    """
-    face = analysis.largest(image)
-    points_52 = other_points_52 if face is None else face.points_52
-    if points_52 is None:
-        return None
-    if face is not None and parsing_HW is None:
-        return SourceFace(face.embedding_D, pulid_crop(image, points_52))
-    source = image if parsing_HW is None else mask_source(image, parsing_HW)
-    embedding_D = analysis.embed_chips(arcface_chip(source, points_52)[None])[0]
-    return SourceFace(embedding_D, pulid_crop(source, points_52))
 
 
 def eva_picture(crops_B3HW: Tensor, parsings_BHW: Tensor) -> Tensor:

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 
 from models.aesthetics import face_quality
-from models.aesthetics.clip_aesthetics import SCORER_NAME, AestheticScorer, good_enough
+from models.aesthetics.clip_aesthetics import SCORER_NAME, AestheticScorer
 from models.aesthetics.clip_network import (
     AestheticHead,
     ClipAesthetics,
@@ -203,9 +203,3 @@ def test_other_files_are_refused(single_file: Path, tmp_path: Path) -> None:
     save_file(random_network(0).clip.state_dict(), clip)
     with pytest.raises(WeightMismatch, match=r"layers\.2\.weight"):
         load_clip_aesthetics(clip, tmp_path / "relu.safetensors", SMALL)
-
-
-def test_only_scores_above_the_threshold_pass() -> None:
-    scores = np.array([5.09, 5.1, 5.11, np.nan])
-    assert good_enough(scores).tolist() == [False, False, True, False]
-    assert good_enough(scores, 5.0).tolist() == [True, True, True, False]

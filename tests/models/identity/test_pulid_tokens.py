@@ -1,19 +1,15 @@
 """From photographs to identity tokens: masking, the picture EVA-CLIP is shown, and the whole path."""
 
-from pathlib import Path
-
 import numpy as np
 import pytest
 import torch
 import torch.nn.functional as functional
 
 from models.faces.constants import CLASS_NAMES
-from models.identity.arcface_alignment import arcface_chip, pulid_crop
 from models.identity.eva_clip import EvaClipVision
-from models.identity.face_analysis import LocalFaceAnalysis
 from models.identity.id_former import IdFormer
 from models.identity.network_sizes import EvaClipConfig, IdFormerConfig
-from models.identity.pulid_tokens import PulidTokens, eva_picture, mask_source, source_face
+from models.identity.pulid_tokens import PulidTokens, eva_picture, mask_source
 
 TOWER = EvaClipConfig(image_size=56, width=32, layers=4, head_dim=8, embedding_dim=12, hidden_after=(1, 3))
 ENCODER = IdFormerConfig(
@@ -40,11 +36,6 @@ def pulid() -> PulidTokens:
         for parameter in network.requires_grad_(False).parameters():
             parameter.normal_(std=0.3)
     return PulidTokens(*networks)
-
-
-@pytest.fixture(scope="module")
-def analysis(antelope_folder: Path) -> LocalFaceAnalysis:
-    return LocalFaceAnalysis(antelope_folder, threads=1)
 
 
 @pytest.fixture(scope="module")
@@ -109,42 +100,6 @@ def test_unconditional_tokens_are_the_encoder_at_zero(pulid: PulidTokens) -> Non
     unconditional = pulid.unconditional()
     np.testing.assert_allclose(unconditional, expected, atol=1e-5)
     assert np.abs(unconditional).max() > 0.1
-
-
-def test_source_as_it_is_masked_and_without_a_face(
-    pulid: PulidTokens, analysis: LocalFaceAnalysis, group_photo: np.ndarray
-) -> None:
-    face = analysis.largest(group_photo)
-    assert face is not None
-    plain = source_face(group_photo, analysis)
-    assert plain is not None
-    np.testing.assert_array_equal(plain.embedding_D, face.embedding_D)
-    np.testing.assert_array_equal(plain.crop_HW3, pulid_crop(group_photo, face.points_52))
-
-    parsing = np.zeros(group_photo.shape[:2], np.uint8)
-    parsing[60:178, 122:210] = CLASS_NAMES.index("skin")
-    masked = source_face(group_photo, analysis, parsing_HW=parsing)
-    assert masked is not None
-    black = group_photo.copy()
-    black[parsing == 0] = 0
-    chip = arcface_chip(black, face.points_52)
-    np.testing.assert_allclose(masked.embedding_D, analysis.embed_chips(chip[None])[0], atol=1e-5)
-    np.testing.assert_array_equal(masked.crop_HW3, pulid_crop(black, face.points_52))
-    assert np.abs(masked.embedding_D - plain.embedding_D).max() > 0.1
-
-    codes = [np.full((512, 512), CLASS_NAMES.index("skin"), np.uint8)] * 2
-    tokens = pulid.encode(
-        np.stack([plain.embedding_D, masked.embedding_D]), [plain.crop_HW3, masked.crop_HW3], codes
-    )
-    assert np.abs(tokens[0] - tokens[1]).max() > 0.01
-
-    upside_down = np.ascontiguousarray(group_photo[::-1])
-    assert source_face(upside_down, analysis) is None
-    points = face.points_52 * (1, -1) + (0, 640)
-    other = source_face(upside_down, analysis, other_points_52=points.astype(np.float32))
-    assert other is not None
-    expected = analysis.embed_chips(arcface_chip(upside_down, points.astype(np.float32))[None])[0]
-    np.testing.assert_array_equal(other.embedding_D, expected)
 
 
 def test_refusals(pulid: PulidTokens, inputs: tuple[np.ndarray, list[np.ndarray], list[np.ndarray]]) -> None:
