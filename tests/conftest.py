@@ -6,8 +6,12 @@ are made from one real public-domain picture, so nothing is stored beside the te
 
 from __future__ import annotations
 
+import fcntl
+import gc
 import importlib.util
 import io
+import json
+import os
 import shutil
 import struct
 import zlib
@@ -28,16 +32,32 @@ from resources.lake.lake import Lake
 from resources.lake.pairs import store_swap_pairs, swap_pair_rows
 from resources.photos.reasons import Reason
 
-FIRST = ("end_to_end", "crash", "swap")
-"""Folders whose tests take longest: with several workers these start first."""
-
 WITH_SERVER = ("test_daemon", "test_dg", "test_refresh", "test_ui")
 """End-to-end files that share one server and one lake."""
+
+FIRST = (*WITH_SERVER, "test_object_store", "test_crash", "end_to_end", "swap")
+"""Files and folders whose tests take longest: with several workers these start first."""
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Longest first."""
-    items.sort(key=lambda item: [item.path.parent.name != folder for folder in FIRST])
+    items.sort(key=lambda item: [name not in (item.path.stem, item.path.parent.name) for name in FIRST])
+
+
+def pytest_collection() -> None:
+    """Test modules import libraries of millions of objects, none of which is garbage to be looked for."""
+    gc.disable()
+
+
+def pytest_collection_finish() -> None:
+    """What is there now stays, so no collection need walk through it again."""
+    gc.freeze()
+    gc.enable()
+
+
+def pytest_xdist_auto_num_workers() -> int:
+    """One worker more than there are cores: much of the tests of UI and daemon is waiting for the daemon."""
+    return (os.cpu_count() or 1) + 1
 
 
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> TogetherScheduling:
@@ -253,19 +273,35 @@ class SmallLake:
 
 
 @pytest.fixture(scope="session")
-def smoke_lake(tmp_path_factory: pytest.TempPathFactory) -> SmallLake:
+def smoke_lake(tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> SmallLake:
     """Five rendered people with four photographs each, two of them held out; every stage has run once.
 
-    Read only: take `copy_to(tmp_path)` to change something.
+    Read only: take `copy_to(tmp_path)` to change something. With several workers the first that asks makes
+    it, and each has a copy.
     """
+    own = tmp_path_factory.mktemp("smoke")
+    if worker_id == "master":
+        return make_smoke_lake(own)
+    shared = tmp_path_factory.getbasetemp().parent / "smoke_of_all"
+    done = shared / "computed.json"
+    with shared.with_suffix(".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not done.exists():
+            shutil.rmtree(shared, ignore_errors=True)
+            done.write_text(json.dumps(make_smoke_lake(shared).computed), encoding="utf-8")
+        computed = json.loads(done.read_text(encoding="utf-8"))
+        return SmallLake(Lake.open(shared / "lake"), shared / "world", computed).copy_to(own)
+
+
+def make_smoke_lake(root: Path) -> SmallLake:
     from models.worlds.portraits import write_portraits
     from pipeline.execution import run_stages
     from pipeline.profiles import profile
     from resources.photos.pairs import read_swap_pairs
 
-    folder = tmp_path_factory.mktemp("smoke") / "world"
+    folder = root / "world"
     write_portraits(folder, identities=5, photos=4, size=160, swap_pairs=4, held_out=2)
-    lake = Lake.open(folder.parent / "lake", create=True)
+    lake = Lake.open(root / "lake", create=True)
     ingest(lake, folder / "photos", shard_size=8, consent=Consent.SYNTHETIC)
     store_swap_pairs(lake, swap_pair_rows(read_swap_pairs(folder / "swap_pairs.csv")))
     graph = profile("smoke").graph()
@@ -273,7 +309,7 @@ def smoke_lake(tmp_path_factory: pytest.TempPathFactory) -> SmallLake:
     with pytest.MonkeyPatch.context() as patch:
         # weights of the tests that asked first would be measured with, and be gone for all later ones
         patch.delenv("ORCHARD_WEIGHTS", raising=False)
-        patch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(folder.parent / "no_hub"))
+        patch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(root / "no_hub"))
         report = run_stages(lake, graph, graph.names, device="cpu")
     return SmallLake(lake, folder, report.computed_rows)
 

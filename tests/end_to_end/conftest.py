@@ -1,8 +1,14 @@
-"""Real processes: `orchard` and `dg` as a user starts them, and one `orchard ui` that several tests share."""
+"""`orchard` and `dg` as a user types them, and one `orchard ui` that several tests share.
+
+`dg`, `orchard ui` and some calls of `orchard` are processes of their own. Most calls of `orchard` run its
+`main` in the tests' process: same command line, environment, output and exit code, while libraries are loaded
+once for all.
+"""
 
 from __future__ import annotations
 
 import contextlib
+import io
 import json
 import os
 import shutil
@@ -13,7 +19,7 @@ import sys
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,6 +28,7 @@ import psutil
 import pytest
 
 from models.worlds.portraits import write_portraits
+from pipeline.cli import main
 from pipeline.profiles import profile
 from resources.lake.consent import Consent
 from resources.lake.ingest import ingest
@@ -47,6 +54,47 @@ CHROMIUM_FLAGS = (
 )
 
 
+def run_here(arguments: Sequence[str], settings: Mapping[str, str]) -> subprocess.CompletedProcess[str]:
+    """`orchard` in this process."""
+    output, errors = io.StringIO(), io.StringIO()
+    with (
+        pytest.MonkeyPatch.context() as patch,
+        contextlib.redirect_stdout(output),
+        contextlib.redirect_stderr(errors),
+    ):
+        patch.setattr(sys, "argv", ["orchard", *arguments])
+        for name, value in settings.items():
+            patch.setenv(name, value)
+        with pytest.raises(SystemExit) as ended:
+            main()
+    return subprocess.CompletedProcess(
+        arguments, int(ended.value.code or 0), output.getvalue(), errors.getvalue()
+    )
+
+
+def run_alone(arguments: Sequence[str], settings: Mapping[str, str]) -> subprocess.CompletedProcess[str]:
+    """`orchard` in a process of its own, started in the repository's folder."""
+    return subprocess.run(
+        [sys.executable, "-m", "pipeline.cli", *arguments],
+        cwd=ROOT,
+        env={**os.environ, **settings},
+        capture_output=True,
+        text=True,
+        timeout=RUN_SECONDS,
+        check=False,
+    )
+
+
+@pytest.fixture(scope="session")
+def orchard_here() -> Callable[..., subprocess.CompletedProcess[str]]:
+    return run_here
+
+
+@pytest.fixture(scope="session")
+def orchard_alone() -> Callable[..., subprocess.CompletedProcess[str]]:
+    return run_alone
+
+
 @dataclass(frozen=True)
 class Place:
     """A lake with its photographs and its Dagster home, all in a folder of one test."""
@@ -66,9 +114,8 @@ class Place:
         return self.folder / "dagster"
 
     @property
-    def environment(self) -> dict[str, str]:
+    def settings(self) -> dict[str, str]:
         return {
-            **os.environ,
             "DAGSTER_HOME": str(self.home),
             "ORCHARD_LAKE": str(self.folder / "lake"),
             "ORCHARD_PROFILE": PROFILE,
@@ -78,8 +125,15 @@ class Place:
             "NO_COLOR": "1",
         }
 
-    def orchard(self, *arguments: str) -> str:
-        return self.run(sys.executable, "-m", "pipeline.cli", *arguments)
+    @property
+    def environment(self) -> dict[str, str]:
+        return {**os.environ, **self.settings}
+
+    def orchard(self, *arguments: str, alone: bool = False) -> str:
+        """Standard output of `orchard`, which must succeed."""
+        done = (run_alone if alone else run_here)(arguments, self.settings)
+        assert done.returncode == 0, f"{arguments}\n{done.stdout[-3000:]}\n{done.stderr[-3000:]}"
+        return done.stdout
 
     def dg(self, *arguments: str) -> str:
         return self.run(str(Path(sys.executable).with_name("dg")), *arguments)
@@ -194,7 +248,7 @@ def make_place(portraits: Path, tmp_path_factory: pytest.TempPathFactory) -> Cal
 def run_place(make_place: Callable[[str], Place]) -> Place:
     """A lake whose `STAGES` were computed by `orchard run`. Read only."""
     place = make_place("orchard_run")
-    report = json.loads(place.orchard("run", *STAGES, "--json"))
+    report = json.loads(place.orchard("run", *STAGES, "--json", alone=True))
     assert report["computed_rows"] == dict.fromkeys(STAGES, 12)
     return place
 

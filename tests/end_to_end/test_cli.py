@@ -6,7 +6,8 @@ import dataclasses
 import json
 import os
 import subprocess
-import sys
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from PIL import Image
 
 from pipeline.execution import run_stages
 from pipeline.profiles import profile
+from resources.lake.lake import Lake
 from resources.photos.marking import DIGITAL_SOURCE_TYPE, read_mark
 
 ROW_STAGES = ("landmarks", "iris", "masks", "aesthetics", "identity_embedding", "condition", "latents")
@@ -35,28 +37,31 @@ STAGES = (
 )
 
 
+@dataclass(frozen=True)
+class Own:
+    """A lake with its photographs, and two ways to call `orchard` on it: in this process, or in its own."""
+
+    lake: Lake
+    folder: Path
+    here: Callable[..., subprocess.CompletedProcess[str]]
+    alone: Callable[..., subprocess.CompletedProcess[str]]
+
+
 @pytest.fixture(scope="module")
-def own(smoke_lake, tmp_path_factory: pytest.TempPathFactory):
+def own(smoke_lake, orchard_here, orchard_alone, tmp_path_factory: pytest.TempPathFactory) -> Own:
     """A copy of the finished lake that the tests of this file may change, in order."""
-    return smoke_lake.copy_to(tmp_path_factory.mktemp("cli"))
+    copied = smoke_lake.copy_to(tmp_path_factory.mktemp("cli"))
+    return Own(copied.lake, copied.folder, orchard_here, orchard_alone)
 
 
-def orchard(own: Any, *arguments: str, home: Path | None = None, fails: bool = False) -> str:
-    environment = {
-        **os.environ,
+def orchard(own: Own, *arguments: str, alone: bool = False, fails: bool = False) -> str:
+    settings = {
         "ORCHARD_LAKE": own.lake.uri,
         "ORCHARD_PROFILE": "smoke",
-        "DAGSTER_HOME": str(home or Path(own.lake.uri).parent / "dagster"),
+        "DAGSTER_HOME": str(Path(own.lake.uri).parent / "dagster"),
         "OMP_NUM_THREADS": "1",
     }
-    done = subprocess.run(
-        [sys.executable, "-m", "pipeline.cli", *arguments],
-        env=environment,
-        capture_output=True,
-        text=True,
-        timeout=240,
-        check=False,
-    )
+    done = (own.alone if alone else own.here)(arguments, settings)
     if fails:
         assert done.returncode != 0
         return done.stderr
@@ -64,12 +69,12 @@ def orchard(own: Any, *arguments: str, home: Path | None = None, fails: bool = F
     return done.stdout
 
 
-def ask(own: Any, *arguments: str) -> Any:
-    return json.loads(orchard(own, *arguments, "--json"))
+def ask(own: Own, *arguments: str, alone: bool = False) -> Any:
+    return json.loads(orchard(own, *arguments, "--json", alone=alone))
 
 
 def test_every_stage_ran_and_accounts_for_every_row(own, smoke_lake) -> None:
-    status = ask(own, "status")
+    status = ask(own, "status", alone=True)
     assert status["rows"] == 20
     assert list(status["stages"]) == ["faces", *STAGES]
     for name in ("faces", *ROW_STAGES):
@@ -113,7 +118,8 @@ def test_a_replaced_photo_is_one_stale_row_and_costs_one_row_per_stage(own) -> N
 def test_touching_a_photo_is_no_change(own) -> None:
     os.utime(own.folder / "photos" / "w000002" / "0001_01.jpg")
     assert ask(own, "ingest", str(own.folder / "photos"))["replaced"] == 0
-    assert all(ask(own, "plan")["stages"][name]["stale_rows"] == 0 for name in ROW_STAGES)
+    plan = ask(own, "plan")["stages"]
+    assert all(plan[name]["stale_rows"] == 0 for name in ROW_STAGES)
 
 
 def test_one_shard_of_one_stage_can_be_forced(own) -> None:
@@ -122,9 +128,8 @@ def test_one_shard_of_one_stage_can_be_forced(own) -> None:
     assert ask(own, "plan")["stages"]["condition"]["stale_rows"] == 0
 
 
-def test_a_code_bump_with_equal_output_recomputes_that_stage_only(own) -> None:
-    graph = profile("smoke").graph()
-    run_stages(own.lake, graph, graph.names, device="cpu")
+def test_a_code_bump_with_equal_output_recomputes_that_stage_only(smoke_lake, tmp_path: Path) -> None:
+    lake, graph = smoke_lake.copy_to(tmp_path).lake, profile("smoke").graph()
     bumped = dataclasses.replace(
         graph,
         stages=tuple(
@@ -132,9 +137,8 @@ def test_a_code_bump_with_equal_output_recomputes_that_stage_only(own) -> None:
             for stage in graph.stages
         ),
     )
-    done = run_stages(own.lake, bumped, bumped.names, device="cpu")
+    done = run_stages(lake, bumped, bumped.names, device="cpu")
     assert done.computed_rows == {**dict.fromkeys(STAGES, 0), "masks": 20}
-    run_stages(own.lake, graph, graph.names, device="cpu")
 
 
 def test_broken_files_are_quarantined_beside_good_ones(
@@ -194,7 +198,7 @@ def test_a_swap_of_a_photo_without_a_face_says_so(own, tmp_path: Path) -> None:
 
 def test_errors_are_one_line_with_a_remedy(own, tmp_path: Path) -> None:
     nowhere = dataclasses.replace(own, lake=dataclasses.replace(own.lake, uri=str(tmp_path / "nothing")))
-    said = orchard(nowhere, "plan", fails=True)
+    said = orchard(nowhere, "plan", alone=True, fails=True)
     assert "orchard ingest PATH" in said
     assert "Traceback" not in said
     assert "no stage eyebrows" in orchard(own, "run", "eyebrows", fails=True)
