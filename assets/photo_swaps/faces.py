@@ -89,7 +89,7 @@ class FaceFinder:
                     )
                 return [faces[index] for index in sorted(selection.indices)]
             case "closest":
-                embeddings_ND = self._embed(image, faces)
+                embeddings_ND = self.embed(image, faces)
                 chosen = choose_faces(boxes_N4, "closest", embeddings_ND=embeddings_ND, identity_D=wanted)
                 if not chosen:
                     nearest = identity_distances(boxes_N4, embeddings_ND, wanted).min()
@@ -112,9 +112,10 @@ class FaceFinder:
     def identity(self, image: np.ndarray) -> np.ndarray:
         """dlib's embedding (128,) of a photograph's largest face. Raises RowError where there is none."""
         faces = self.find(image, style="ffhq", size=CROP_PIXELS)
-        return self._embed(image, self.choose(image, faces, FaceSelection()))[0]
+        return self.embed(image, self.choose(image, faces, FaceSelection()))[0]
 
-    def _embed(self, image: np.ndarray, faces: Sequence[PhotoFace]) -> np.ndarray:
+    def embed(self, image: np.ndarray, faces: Sequence[PhotoFace]) -> np.ndarray:
+        """dlib's embeddings (N, 128) of faces of a photograph."""
         from models.identity.embedding import five_points_from_68
 
         points = [five_points_from_68(face.crop.landmarks_68) for face in faces]

@@ -23,6 +23,7 @@ POINTS: Mapping[str, str] = {
     "after_event": "Dagster has stored the event; its run has not ended, or others are still to be told",
     "mid_training": "after a training step",
     "mid_checkpoint": "a training state is half written, or around writing the finished adapters",
+    "mid_clip": "a frame of a clip is swapped and kept; the clip is not finished",
     "mid_release": "between two writes of a release: triplet pairs, swap pairs, the list of rows, the tag",
 }
 """Every point and where it stands."""

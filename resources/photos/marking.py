@@ -147,7 +147,12 @@ def read_mark(data: bytes) -> Mark | None:
         if packet is None and image.format == "PNG":
             image.load()  # PNG allows text after the picture data
             packet = image.info.get("xmp")
-    if not isinstance(packet, bytes) or NAMESPACE.encode() not in packet:
+    return mark_of_packet(packet) if isinstance(packet, bytes) else None
+
+
+def mark_of_packet(packet: bytes) -> Mark | None:
+    """Our mark in an XMP packet of any file; None where it holds none. Raises MarkError as `read_mark`."""
+    if NAMESPACE.encode() not in packet:
         return None
     # A packet of ours has no document type; refusing one rules out entity tricks in a foreign file.
     if b"<!DOCTYPE" in packet:

@@ -1,0 +1,1 @@
+"""Clips: frames one by one, sound as packets, and the marks of a made clip."""
