@@ -20,6 +20,9 @@ from resources.weights.resolve import resolve
 IDENTITY, CONDITION = "identity_embedding", "condition"
 """What is read of a source, and of a target whose condition image is drawn or whose face is cut out."""
 
+MASKS = "masks"
+"""What a warp reads of both, with the points before it."""
+
 EMBEDDER_ROLE = "dlib_face_recognition"
 
 

@@ -8,13 +8,14 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from hashlib import sha256
 from pathlib import Path
+from typing import Any, Protocol
 
 import numpy as np
 
 from assets.photo_swaps.manifest import SwapEntry, SwapManifest, write_whole
 from assets.photo_swaps.outputs import SwappedPhoto
 from assets.photo_swaps.pairs import PhotoPair
-from assets.photo_swaps.swapper import PhotoSwapper
+from assets.photo_swaps.settings import SwapSettings
 from assets.swapping import picture_mark
 from resources.lake.errors import LakeError
 from resources.photos.decoding import read_photo
@@ -24,6 +25,27 @@ from resources.photos.reasons import RowError
 
 PAIRS_AT_ONCE = 8
 """Pairs whose photographs are in memory together."""
+
+
+class Swaps(Protocol):
+    """What swaps photographs: `PhotoSwapper` with a model, or `MeshWarper` without."""
+
+    settings: SwapSettings
+    grid: bool
+
+    @property
+    def model_id(self) -> str:
+        """What marks and manifests call it."""
+        ...
+
+    @property
+    def decided(self) -> dict[str, Any]:
+        """What decides results besides photographs and settings, for digests."""
+        ...
+
+    def swap(self, pairs: Sequence[PhotoPair]) -> list[SwappedPhoto | RowError]:
+        """One outcome per pair, in order."""
+        ...
 
 
 @dataclass
@@ -72,7 +94,7 @@ class OutputNames:
 
 
 def swap_one(
-    swapper: PhotoSwapper, pair: PhotoPair, out: Path, consent: str, *, mask: bool = False
+    swapper: Swaps, pair: PhotoPair, out: Path, consent: str, *, mask: bool = False
 ) -> tuple[Mark, SwappedPhoto]:
     """Swap one pair and write it. Raises LakeError when a photograph cannot be used."""
     (outcome,) = swapper.swap([pair])
@@ -85,7 +107,7 @@ def swap_one(
 
 
 def swap_many(
-    swapper: PhotoSwapper,
+    swapper: Swaps,
     pairs: Sequence[PhotoPair],
     folder: Path,
     consent: str,
@@ -116,7 +138,7 @@ def swap_many(
                 name=pair.name,
                 settings=settings,
                 photos=photos[pair.name],
-                model_id=swapper.loaded.model_id,
+                model_id=swapper.model_id,
             )
             if isinstance(outcome, RowError):
                 summary.failed[pair.name] = outcome
@@ -131,10 +153,10 @@ def swap_many(
     return summary
 
 
-def pair_mark(swapper: PhotoSwapper, pair: PhotoPair, consent: str) -> Mark:
+def pair_mark(swapper: Swaps, pair: PhotoPair, consent: str) -> Mark:
     """What every picture of a pair says about itself."""
     return picture_mark(
-        model_id=swapper.loaded.model_id,
+        model_id=swapper.model_id,
         stage=f"swap/{swapper.settings.method}",
         source=photo_id(pair.source),
         target=photo_id(pair.target),
@@ -159,19 +181,15 @@ def photo_digests(pair: PhotoPair) -> dict[str, str]:
     return found
 
 
-def settings_digest(swapper: PhotoSwapper, consent: str) -> str:
+def settings_digest(swapper: Swaps, consent: str) -> str:
     """Digest of everything besides the photographs that decides a result: settings, models, consent."""
     choices = (swapper.settings.faces, swapper.settings.source_face)
     people = [choice.photo for choice in choices if choice is not None and choice.photo is not None]
     decided = {
         "settings": swapper.settings.model_dump(mode="json"),
         "people": [sha256(read_photo(path)).hexdigest() for path in people],
-        "condition": swapper.recipe.model_dump(mode="json"),
-        "sampling": swapper.sampling.model_dump(mode="json"),
-        "annotation": [stage.prefix.hex() for stage in swapper.annotator.graph.stages],
-        "base": swapper.loaded.swapper.base.sha256,
-        "model_id": swapper.loaded.model_id,
         "consent": consent,
+        **swapper.decided,
     }
     return sha256(json.dumps(decided, sort_keys=True).encode()).hexdigest()
 

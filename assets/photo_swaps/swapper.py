@@ -91,6 +91,22 @@ class PhotoSwapper:
             if choice is not None and choice.photo is not None
         }
 
+    @property
+    def model_id(self) -> str:
+        """What marks and manifests call the model."""
+        return self.loaded.model_id
+
+    @property
+    def decided(self) -> dict[str, Any]:
+        """What decides results besides photographs and settings, for digests."""
+        return {
+            "condition": self.recipe.model_dump(mode="json"),
+            "sampling": self.sampling.model_dump(mode="json"),
+            "annotation": [stage.prefix.hex() for stage in self.annotator.graph.stages],
+            "base": self.loaded.swapper.base.sha256,
+            "model_id": self.model_id,
+        }
+
     def swap(self, pairs: Sequence[PhotoPair]) -> list[SwappedPhoto | RowError]:
         """One outcome per pair, in order. A result does not depend on what else is in the batch."""
         works = [_Work(pair, pair.problem) for pair in pairs]

@@ -7,10 +7,12 @@ from typing import Annotated, Any
 
 import typer
 
-from assets.photo_swaps.annotation import CONDITION, IDENTITY, Annotator
+from assets.photo_swaps.annotation import CONDITION, IDENTITY, MASKS, Annotator
 from assets.photo_swaps.checkpoints import load_swapper, swaps_config
 from assets.photo_swaps.run import RunSummary, swap_many, swap_one
+from assets.photo_swaps.settings import SwapSettings
 from assets.photo_swaps.swapper import PhotoSwapper
+from assets.photo_swaps.warping import MeshWarper
 from assets.stage import StageGraph
 from pipeline.commands.swap_options import (
     APPLE,
@@ -29,6 +31,7 @@ from pipeline.commands.swap_options import (
     SwapPlace,
     flag,
     last_folder,
+    refuse_for_warp,
 )
 from pipeline.options import (
     DEFAULT_LAKE,
@@ -45,6 +48,7 @@ from pipeline.options import (
     print_json,
 )
 from pipeline.weights_gate import require_weights
+from resources.lake.lake import Lake
 
 
 def swap_command(
@@ -230,23 +234,29 @@ def swap_command(
     ).settings(ffhq=ffhq_base_path is not None)
     if settings.raw_frame and save_mask:
         raise UsageError("--save-mask: a raw frame is replaced as a whole and has no mask")
-    opened = open_lake(lake)
+    if settings.warps:
+        places = {"--checkpoint_path": checkpoint_path, "--model_id": model_id, "--base_path": base_path}
+        refuse_for_warp(places | {"--recipe": recipe})
+    opened = Lake.locate(lake) if settings.warps else open_lake(lake)  # a warp reads nothing of it
     view = find_view(profile, recipe)
-    graph = _graph(profile, model_id, [] if view.recipe is None else [view.recipe])
+    graph = _graph(profile, model_id, [] if view.recipe is None else [view.recipe], warps=settings.warps)
     pairs, conditions = place.pairs(settings)
     _say(conditions)
     annotator = Annotator(opened, graph, masked_source=settings.masked_source, device=device, report=_say)
-    loaded = load_swapper(
-        opened,
-        graph,
-        settings,
-        checkpoint=checkpoint_path,
-        model_id=model_id,
-        device=device,
-        report=_say,
-        view=view,
-    )
-    swapper = PhotoSwapper(annotator, graph, loaded, settings, grid=grid, view=view)
+    if settings.warps:
+        swapper = MeshWarper(annotator, settings, grid=grid)
+    else:
+        loaded = load_swapper(
+            opened,
+            graph,
+            settings,
+            checkpoint=checkpoint_path,
+            model_id=model_id,
+            device=device,
+            report=_say,
+            view=view,
+        )
+        swapper = PhotoSwapper(annotator, graph, loaded, settings, grid=grid, view=view)
     if not many:
         written = out or Path("swap.png")
         mark, made = swap_one(swapper, pairs[0], written, consent.strip(), mask=save_mask)
@@ -260,23 +270,29 @@ def swap_command(
         else:
             typer.echo(f"{written}, made by {mark.model_id}, marked as {mark.stage}")
         return
-    sampling = swapper.sampling
-    scales = (sampling.guidance_scale, sampling.image_guidance_scale, sampling.id_guidance_scale)
-    folder = place.folder(loaded.model_id, settings, scales)
-    if base_path is not None:
-        inverted = sampling.inverse_steps or sampling.steps
-        folder /= last_folder(sampling.inversion, inverted, second_order=sampling.second_order)
+    folder = out if out is not None and base_path is None else _apple_folder(place, swapper, settings)
     summary = swap_many(swapper, pairs, folder, consent.strip(), mask=save_mask, report=_say)
     _tell(summary, folder, as_json=json)
     if summary.failed:
         raise typer.Exit(1)
 
 
-def _graph(name: str, model_id: str | None, recipes: list[str]) -> StageGraph:
+def _apple_folder(place: SwapPlace, swapper: PhotoSwapper | MeshWarper, settings: SwapSettings) -> Path:
+    """Where APPLE's scripts would put the results, below --base_path."""
+    assert isinstance(swapper, PhotoSwapper)  # a warp was refused with --base_path
+    sampling = swapper.sampling
+    scales = (sampling.guidance_scale, sampling.image_guidance_scale, sampling.id_guidance_scale)
+    inverted = sampling.inverse_steps or sampling.steps
+    last = last_folder(sampling.inversion, inverted, second_order=sampling.second_order)
+    return place.folder(swapper.model_id, settings, scales) / last
+
+
+def _graph(name: str, model_id: str | None, recipes: list[str], *, warps: bool) -> StageGraph:
     """The profile's stages; model files are asked for as far as swapping needs them."""
     graph = find_profile(name).graph(recipes)
-    roles = {role for stage in graph.needed_for([IDENTITY, CONDITION]).stages for role in stage.weights}
-    if model_id is None:
+    wanted = [MASKS] if warps else [IDENTITY, CONDITION]
+    roles = {role for stage in graph.needed_for(wanted).stages for role in stage.weights}
+    if model_id is None and not warps:
         roles |= set(swaps_config(graph).base.roles)
     require_weights(name, sorted(roles))
     return graph

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
@@ -21,6 +22,7 @@ class Method(StrEnum):
     STUDENT = "student"
     TEACHER = "teacher"
     TEACHER_INVERSION = "teacher_inversion"
+    MESH_WARP = "mesh_warp"
 
 
 class ConditionName(StrEnum):
@@ -141,7 +143,7 @@ class SwapFlags:
         Raises UsageError for flags that contradict each other.
         """
         method = self._chosen_method()
-        raw_frame = ffhq if self.raw_frame is None else self.raw_frame
+        raw_frame = ffhq and method is not Method.MESH_WARP if self.raw_frame is None else self.raw_frame
         for_photos = {"--faces": self.faces, "--crop": self.crop, "--feather": self.feather}
         if raw_frame and (given := [name for name, value in for_photos.items() if value is not None]):
             raise UsageError(f"{given[0]} is about faces that are cut out; a raw frame is swapped as a whole")
@@ -175,6 +177,9 @@ class SwapFlags:
                 "--use_gaze asks for a gaze embedding, which no published checkpoint was trained with; gaze "
                 "is carried by the iris dots of --condition_type blur_landmark_iris"
             )
+        if self.method is Method.MESH_WARP:
+            self._refuse_what_models_take()
+            return self.method
         inversion = self._inversion
         if self.method is None:
             if inversion:
@@ -191,6 +196,26 @@ class SwapFlags:
                 "--second_order belong to --method teacher_inversion"
             )
         return self.method
+
+    def _refuse_what_models_take(self) -> None:
+        for_models = {
+            "--condition_type": self.condition_type,
+            "--guidance_scale": self.guidance_scale,
+            "--image_guidance_scale": self.image_guidance_scale,
+            "--id_guidance_scale": self.id_guidance_scale,
+            "--steps": self.steps,
+            "a flag about inversion": self._inversion or None,
+            "--raw-frame": self.raw_frame or None,
+            "--feather": self.feather,
+            "--masked-source": self.masked_source or None,
+        }
+        refuse_for_warp(for_models)
+
+
+def refuse_for_warp(given: Mapping[str, object]) -> None:
+    """Raise UsageError when any of these is not None, for a warp knows none of it."""
+    if names := [name for name, value in given.items() if value is not None]:
+        raise UsageError(f"--method mesh_warp has no model, frame or fade of its own; leave out {names[0]}")
 
 
 def _selection(option: str, text: str) -> FaceSelection:
@@ -262,6 +287,8 @@ class SwapPlace:
             raise LakeError("there are no photographs to swap")
         if settings.sees_condition_image:
             return pairs, "condition images are drawn from this profile's annotation"
+        if settings.warps:
+            return pairs, "mesh_warp is classical: nothing is learnt, and no checkpoint is read"
         return pairs, "the student sees the target itself"
 
     def folder(self, model_id: str, settings: SwapSettings, scales: tuple[float, float, float]) -> Path:
