@@ -13,6 +13,9 @@ import torch
 from torch import nn
 
 from models.aesthetics.clip_network import ClipAesthetics
+from models.diffface.checkpoint import IDENTITY_PREFIX
+from models.diffface.config import published
+from models.diffface.denoiser import Denoiser
 from models.faces.bisenet import BiSeNet
 from models.faces.deeplab import MMSEG_PREFIXES, DeepLabV3Plus, mmseg_key
 from models.faces.reconstruction.network import BACKBONES, BackboneName, ReconstructionNet
@@ -77,6 +80,11 @@ def _pulid_flux() -> Shapes:
     return encoder | _shapes(attention, id_former.ATTENTION_PREFIX)
 
 
+def _adm_unet() -> Shapes:
+    denoiser = _shapes(Denoiser(published()))
+    return {name: shape for name, shape in denoiser.items() if not name.startswith(IDENTITY_PREFIX)}
+
+
 MAKERS: Mapping[str, Callable[[], Shapes]] = {
     "reconstruction_resnet50": lambda: _reconstruction("resnet50"),
     "reconstruction_mobilenet": lambda: _reconstruction("mobilenet_v3_large"),
@@ -90,6 +98,8 @@ MAKERS: Mapping[str, Callable[[], Shapes]] = {
     "eva_clip": lambda: _shapes(eva_clip.EvaClipVision(), eva_clip.PREFIX),
     "pulid_flux": _pulid_flux,
     "simswap_arcface": lambda: _shapes(SimSwapArcFace()),
+    "diffface_unet": lambda: _shapes(Denoiser(published())),
+    "adm_unet": _adm_unet,
     "ir_se50": lambda: _shapes(IrSe50()),
     "vgg16": lambda: _shapes(VggFeatures()),
     "lpips_vgg": lambda: _shapes(LayerWeights()),

@@ -118,20 +118,40 @@ SWAPPING: tuple[WeightEntry, ...] = (
         role="diffface_unet",
         path=Path("diffface_unet", "Model.pt"),
         conversion=Conversion(),
-        how_to_get="download Model.pt from the link in DiffFace's README",
+        how_to_get=(
+            "take Model.pt out of checkpoints.zip, which a fork's README links; the authors' own link is "
+            "dead and no hub has the file"
+        ),
         licence="CC-BY-NC-4.0",
         licence_url="https://creativecommons.org/licenses/by-nc/4.0/",
         commercial_ok=False,
         trained_on="FFHQ, whose photographs carry licences of their own",
+        note="DiffFace's denoiser, a plain state dict of 554,388,998 numbers.",
+        table="diffface_unet",
+    ),
+    LocalWeight(
+        role="adm_unet",
+        path=Path("adm_unet", "256x256_diffusion_uncond.pt"),
+        size=2_211_383_297,
+        sha256="a37c32fffd316cd494cf3f35b339936debdc1576dad13fe57c42399a5dbc78b1",
+        conversion=Conversion(),
+        how_to_get="download 256x256_diffusion_uncond.pt from the links in openai/guided-diffusion's README",
+        licence="MIT (code); none stated for the weights",
+        licence_url="https://github.com/openai/guided-diffusion/blob/main/LICENSE",
+        commercial_ok=False,
+        trained_on="ImageNet (ILSVRC 2012), whose terms are non-commercial research",
+        note="The same network without identity, from which training of DiffFace's denoiser may start.",
+        table="adm_unet",
     ),
     LocalWeight(
         role="gaze_estimator",
         path=Path("gaze_estimator", "GazeEstimator.pt"),
         conversion=Conversion(inside=("model_state_dict",)),
-        how_to_get="download GazeEstimator.pt from the link in DiffFace's README",
-        licence="none stated",
+        how_to_get="take GazeEstimator.pt out of checkpoints.zip, as for diffface_unet",
+        licence="none stated: its origin, david-wb/gaze-estimation, has no licence file",
         commercial_ok=False,
         trained_on="UnityEyes, rendered eyes, as far as is known",
+        note="The stacked hourglass of DiffFace's gaze expert, 2,567,432 numbers.",
     ),
 )
 """What the profiles `flux-krea` and `flux-schnell` swap with, and DiffFace's parts."""

@@ -31,12 +31,21 @@ def test_the_committed_tables_are_those_of_the_networks() -> None:
         ("aesthetic_head", 10, 927_969),
         ("vgg16", 26, 14_714_688),
         ("lpips_vgg", 5, 1_472),
+        ("diffface_unet", 570, 554_388_998),
+        ("adm_unet", 566, 552_814_086),
     ],
 )
 def test_published_counts(name: str, tensors: int, numbers: int) -> None:
     table = read_table(name)
     assert len(table) == tensors
     assert sum(prod(shape) for shape in table.values()) == numbers
+
+
+def test_a_stock_adm_lacks_exactly_the_identity_mlp() -> None:
+    whole, stock = read_table("diffface_unet"), read_table("adm_unet")
+    missing = {"id_embed.0.weight", "id_embed.0.bias", "id_embed.2.weight", "id_embed.2.bias"}
+    assert whole.keys() - stock.keys() == missing
+    assert stock == {name: shape for name, shape in whole.items() if name not in missing}
 
 
 def entry() -> LocalWeight:
