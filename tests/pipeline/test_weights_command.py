@@ -83,6 +83,23 @@ def test_a_missing_face_model_names_who_hands_it_out(run: Any) -> None:
     assert "register for the Basel Face Model 2009" in told
 
 
+def test_the_networks_of_diffface_are_supplied_by_the_user(run: Any, tmp_path: Path) -> None:
+    assert "(CC-BY-NC-4.0) was not accepted yet" in error_of(run("pull", "diffface_unet"))
+    roles = ("diffface_unet", "adm_unet", "gaze_estimator")
+    run("licences", "--use", "research", *(part for role in roles for part in ("--accept", role)))
+    told = [error_of(run("pull", role)) for role in roles]
+    assert all("there is no file at" in text for text in told)
+    assert "take Model.pt out of checkpoints.zip" in told[0]
+    assert "256x256_diffusion_uncond.pt from the links in openai/guided-diffusion's README" in told[1]
+    assert "take GazeEstimator.pt out of checkpoints.zip" in told[2]
+    folder = tmp_path / "weights" / "adm_unet"
+    folder.mkdir(parents=True)
+    torch.save({"out.2.bias": torch.zeros(6)}, folder / "256x256_diffusion_uncond.pt")
+    assert "stated are 2211383297" in error_of(run("pull", "adm_unet"))
+    assert run("licences", "--use", "commercial").exit_code == 0
+    assert "does not allow commercial use" in error_of(run("pull", "diffface_unet"))
+
+
 def test_unknown_names_are_refused(run: Any) -> None:
     assert "no such role" in error_of(run("pull", "no_such"))
     assert run("pull").exit_code == 2
