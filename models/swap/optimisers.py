@@ -12,12 +12,19 @@ import torch
 from prodigyopt import Prodigy
 from torch import Tensor, nn
 
+from models.swap.muon import Muon, is_hidden_matrix
 from models.swap.training_recipe import TrainingRecipe
 
 
-def build_optimiser(recipe: TrainingRecipe, parameters: list[nn.Parameter]) -> torch.optim.Optimizer:
+def build_optimiser(
+    recipe: TrainingRecipe, named_parameters: Mapping[str, nn.Parameter]
+) -> torch.optim.Optimizer:
     """Return the recipe's optimiser over the parameters, whose moments take the parameters' format."""
     rate, decay = recipe.learning_rate, recipe.weight_decay
+    parameters = list(named_parameters.values())
+    if recipe.optimiser == "muon":
+        matrices = {value for name, value in named_parameters.items() if is_hidden_matrix(name, value)}
+        return Muon(parameters, matrices, rate, decay, recipe.betas, recipe.epsilon)
     if recipe.optimiser == "sgd":
         return torch.optim.SGD(parameters, lr=rate, weight_decay=decay, momentum=recipe.momentum)
     if recipe.optimiser == "adamw":

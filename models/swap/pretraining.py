@@ -98,7 +98,8 @@ def pretrain(
     first: list[int] = []
 
     def on_step(step: int, losses: StepLosses) -> None:
-        first.append(step) if not first else None
+        if not first:
+            first.append(step)
         if not is_main():
             return
         if step % LOG_EVERY == 0 or step == recipe.steps:
@@ -146,7 +147,10 @@ def recipe_from(arguments: argparse.Namespace) -> TrainingRecipe:
         warmup_steps=min(200, arguments.steps // 10),
         weight_decay=0.01,
         gradient_clip=1.0,
-        branch_removal=0.1,
+        optimiser=arguments.optimiser,
+        text_dropout=arguments.dropout,
+        condition_dropout=arguments.dropout,
+        branch_removal=arguments.dropout,
         identity_loss_weight=0.0,
         timestep_shift=arguments.timestep_shift,
         trainable="everything",
@@ -165,6 +169,10 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--batch-size", type=int, default=64)
     parser.add_argument("--learning-rate", type=float, default=2e-3)
     parser.add_argument("--timestep-shift", type=float, default=1.0, help="more: more of the highest noise")
+    parser.add_argument("--optimiser", choices=("adamw", "muon"), default="adamw")
+    parser.add_argument(
+        "--dropout", type=float, default=0.1, help="share of text, of condition, and of the branch left out"
+    )
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--people", type=int, default=WorldConfig().people)
     parser.add_argument("--photos", type=int, default=WorldConfig().photos)

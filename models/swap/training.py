@@ -15,7 +15,7 @@ from accelerate.utils import DistributedDataParallelKwargs
 from torch import Tensor, nn
 
 from models.swap.codec import LatentCodec
-from models.swap.data import TrainingData
+from models.swap.data import TrainingBatch, TrainingData
 from models.swap.lora_files import apply_lora, lora_state
 from models.swap.losses import LossNetworks
 from models.swap.optimisers import (
@@ -119,7 +119,7 @@ def train(
         raise RuntimeError(
             f"device {device} was asked for, and accelerate finds none; ask for cpu to train there"
         )
-    optimiser = build_optimiser(recipe, list(parameters.values()))
+    optimiser = build_optimiser(recipe, parameters)
     forward = BatchVelocity(model).train()
     identity = {"recipe": recipe.model_dump(mode="json"), "config": model.config.model_dump(mode="json")}
     identity |= dict(provenance or {})
@@ -232,7 +232,7 @@ class _Loop:
         self._accelerator, self._forward, self._recipe = accelerator, forward, recipe
         self._codec, self._networks, self._black_1LC = codec, networks, black_1LC
 
-    def gradients(self, read: ReadBatch) -> tuple[float, float, float, float]:
+    def gradients(self, read: ReadBatch[TrainingBatch]) -> tuple[float, float, float, float]:
         """Accumulate one step's gradients; return total, flow, identity and LPIPS loss over all processes."""
         recipe, accelerator = self._recipe, self._accelerator
         draws = draw_step(recipe, read.step)
@@ -263,7 +263,7 @@ class _Loop:
         total = flow + recipe.identity_loss_weight * identity + recipe.lpips_weight * lpips
         return total, flow, identity, lpips
 
-    def _need_finite(self, read: ReadBatch, rows: range, total_B: Tensor) -> None:
+    def _need_finite(self, read: ReadBatch[TrainingBatch], rows: range, total_B: Tensor) -> None:
         finite = torch.isfinite(total_B.detach()).tolist()
         if all(finite):
             return

@@ -32,7 +32,11 @@ class TrainingRecipe(FrozenConfig):
         "None takes a process's whole share. Moves nothing but memory, time and rounding.",
     )
 
-    optimiser: Literal["adamw", "prodigy", "sgd"] = Field(default="adamw", description="The optimiser.")
+    optimiser: Literal["adamw", "prodigy", "sgd", "muon"] = Field(
+        default="adamw",
+        description="The optimiser. muon moves the matrices of hidden layers, and adamw the rest; it is for "
+        "training everything, for its updates of an adapter would be of full rank.",
+    )
     learning_rate: float = Field(
         default=constants.LEARNING_RATE,
         gt=0,
@@ -161,6 +165,8 @@ class TrainingRecipe(FrozenConfig):
             raise ValueError(
                 f"learning_rate {self.learning_rate} is a factor on the rate prodigy finds; set it to 1"
             )
+        if self.optimiser == "muon" and self.trainable == "lora":
+            raise ValueError("optimiser muon is for trainable='everything'; adapters take adamw or prodigy")
         if self.branch_removal and self.trainable == "lora":
             raise ValueError(
                 "branch_removal leaves a LoRA nothing to learn; it is for trainable='everything'"
