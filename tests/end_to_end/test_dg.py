@@ -67,8 +67,7 @@ def test_definitions_load_in_every_way_dagster_knows(place: Any) -> None:
     commands = (
         (dg_command, "list", "defs", "--json"),
         (dg_command, "check", "defs"),
-        (dagster, "definitions", "validate"),
-        (dagster, "definitions", "validate", "-w", "workspace.yaml"),
+        (dagster, "definitions", "validate"),  # finds workspace.yaml
     )
     with ThreadPoolExecutor(2) as pool:
         outputs = list(pool.map(lambda command: place.run(*command), commands))
