@@ -14,7 +14,7 @@ from assets.landmarks import FACE_AT
 from assets.latents import encode_pictures
 from assets.photo_swaps.annotation import CONDITION, IDENTITY, Annotator
 from assets.photo_swaps.checkpoints import LoadedSwapper, swaps_config
-from assets.photo_swaps.faces import FaceFinder
+from assets.photo_swaps.faces import FaceFinder, PhotoFace
 from assets.photo_swaps.outputs import SwappedPhoto, TargetFace, paste_faces, side_by_side
 from assets.photo_swaps.pairs import PhotoPair
 from assets.photo_swaps.settings import FaceSelection, SwapSettings
@@ -119,6 +119,48 @@ class PhotoSwapper:
             self._sample(faces[start : start + self._batch])
         return [self._finish(work) for work in works]
 
+    def identity_of(self, source: Path) -> np.ndarray:
+        """The embedding that swaps take of a source. Raises RowError where it cannot be used."""
+        work = _Work(PhotoPair(source.stem, source, source), source=_decode("source", source))
+        self._embed_sources([work])
+        if work.problem is not None:
+            raise work.problem
+        assert work.embedding is not None  # or there were a problem
+        return work.embedding
+
+    def faces_in(self, image: Image) -> list[PhotoFace]:
+        """Every face of an upright picture. Raises RowError where there is none."""
+        return self._need_finder().find(image, style=self.settings.crop, size=self.size)
+
+    def embed_faces(self, image: Image, faces: Sequence[PhotoFace]) -> np.ndarray:
+        """Embeddings (N, 128) that tell people apart, whatever the profile swaps with."""
+        return self._need_finder().embed(image, faces)
+
+    def chosen(self, image: Image, faces: Sequence[PhotoFace]) -> list[PhotoFace]:
+        """Those that the settings mean. Raises RowError where there are none."""
+        selection = self.settings.faces
+        return self._need_finder().choose(image, faces, selection, self._person(selection))
+
+    def swap_faces(
+        self, pair: PhotoPair, embedding: np.ndarray, image: Image, faces: Sequence[PhotoFace]
+    ) -> list[TargetFace]:
+        """Swap these faces of a picture in memory; each is swapped, or says why not.
+
+        Args:
+            pair: names the noise, with each face's `index`.
+            embedding: of the source, see `identity_of`.
+            image: the upright picture.
+            faces: some of `faces_in(image)`, under indices of the caller's.
+        """
+        problem = self._need_finder().too_small
+        work = _Work(pair, target=image, embedding=embedding)
+        work.faces = [TargetFace(face, problem=problem(face)) for face in faces]
+        self._annotate_targets([work])
+        ready = [face for face in work.faces if face.problem is None]
+        for start in range(0, len(ready), self._batch):
+            self._sample(ready[start : start + self._batch])
+        return work.faces
+
     def _read(self, work: _Work) -> None:
         work.source = _decode("source", work.pair.source)
         work.target = _decode("target", work.pair.target)
@@ -130,13 +172,12 @@ class PhotoSwapper:
         if self.settings.raw_frame:
             work.faces = [TargetFace()]
             return
-        finder, selection = self._need_finder(), self.settings.faces
         try:
-            found = finder.find(work.target, style=self.settings.crop, size=self.size)
-            chosen = finder.choose(work.target, found, selection, self._person(selection))
+            chosen = self.chosen(work.target, self.faces_in(work.target))
         except RowError as error:
             raise _of("target", error) from error
-        work.faces = [TargetFace(face, problem=finder.too_small(face)) for face in chosen]
+        problem = self._need_finder().too_small
+        work.faces = [TargetFace(face, problem=problem(face)) for face in chosen]
 
     def _embed_sources(self, works: Sequence[_Work]) -> None:
         rows: list[dict[str, Any]] = []

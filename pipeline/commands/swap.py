@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
 from assets.photo_swaps.annotation import CONDITION, IDENTITY, MASKS, Annotator
 from assets.photo_swaps.checkpoints import load_swapper, swaps_config
-from assets.photo_swaps.run import RunSummary, swap_many, swap_one
+from assets.photo_swaps.run import swap_many, swap_one
 from assets.photo_swaps.settings import SwapSettings
 from assets.photo_swaps.swapper import PhotoSwapper
 from assets.photo_swaps.warping import MeshWarper
 from assets.stage import StageGraph
 from pipeline.commands.swap_options import (
     APPLE,
+    CLIP,
     PHOTO,
     SAMPLING,
     ConditionOption,
@@ -32,7 +33,9 @@ from pipeline.commands.swap_options import (
     flag,
     last_folder,
     refuse_for_warp,
+    two_places,
 )
+from pipeline.commands.swap_telling import tell_clip, tell_many
 from pipeline.options import (
     DEFAULT_LAKE,
     DEFAULT_PROFILE,
@@ -57,11 +60,23 @@ def swap_command(
     ] = None,
     target: Annotated[
         Path | None,
-        typer.Argument(help="Photograph that gives everything else, or a folder with the same file stems."),
+        typer.Argument(
+            help="Photograph or clip that gives everything else, or a folder with the same file stems."
+        ),
+    ] = None,
+    source_option: Annotated[
+        Path | None, typer.Option("--source", help="SOURCE, by name instead of by place.")
+    ] = None,
+    target_option: Annotated[
+        Path | None, typer.Option("--target", help="TARGET, by name instead of by place.")
     ] = None,
     out: Annotated[
         Path | None,
-        typer.Option("--out", "-o", help="PNG to write (swap.png unless given), or folder of many pairs."),
+        typer.Option(
+            "--out",
+            "-o",
+            help="PNG to write, of a clip MP4 (swap.png, swap.mp4 unless given); or folder of many pairs.",
+        ),
     ] = None,
     consent: Annotated[
         str | None,
@@ -137,6 +152,14 @@ def swap_command(
             "unmasked sources, and so do we unless asked.",
         ),
     ] = False,
+    lossless: Annotated[
+        bool,
+        flag(
+            "--lossless",
+            panel=CLIP,
+            help="Write the clip's pictures to the bit (H.264 in RGB, large) instead of visually lossless.",
+        ),
+    ] = False,
     condition_type: ConditionOption = None,
     guidance_scale: ScaleOption = None,
     image_guidance_scale: ImageScaleOption = None,
@@ -193,12 +216,13 @@ def swap_command(
     device: DeviceOption = "auto",
     json: JsonOption = False,
 ) -> None:
-    """Swap the face of SOURCE onto faces of TARGET: a pair, two folders, or an FFHQ tree.
+    """Swap the face of SOURCE onto faces of TARGET: a pair, a clip, two folders, or an FFHQ tree.
 
     TARGET may be any photograph. Its faces are found, cut out aligned, swapped, and put back with a fade;
     every pixel outside the faces stays as it was, and the result has TARGET's size. With folders, results
     that are there already and were made from the same photographs with the same settings are skipped; a pair
-    that cannot be swapped is recorded in the folder's manifest.jsonl, and the exit code is 1.
+    that cannot be swapped is recorded in the folder's manifest.jsonl, and the exit code is 1. In a clip the
+    chosen faces are followed from their first frame on; a killed run is taken up where it stopped.
 
     The result says in its own metadata (IPTC digitalSourceType) that a model made it, which one, and your
     statement of consent. Swapping somebody's face without their consent can be a crime; the statement is
@@ -209,10 +233,14 @@ def swap_command(
             "say on what basis both people's pictures may be used, e.g. --consent 'both subjects agreed in "
             "writing, 2026-11-02' or --consent 'synthetic faces'"
         )
+    source, target = two_places((source, target), source_option, target_option)
     place = SwapPlace(
         source, target, out, base_path, ffhq_base_path, run_name, ckpt, render_conditions=render_conditions
     )
-    many = place.many
+    clip = place.clip
+    many = not clip and place.many
+    if lossless and not clip:
+        raise UsageError("--lossless is about clips; photographs are always written without loss")
     settings = SwapFlags(
         method=method,
         condition_type=condition_type,
@@ -234,9 +262,11 @@ def swap_command(
     ).settings(ffhq=ffhq_base_path is not None)
     if settings.raw_frame and save_mask:
         raise UsageError("--save-mask: a raw frame is replaced as a whole and has no mask")
+    if clip and (settings.raw_frame or grid or save_mask):
+        raise UsageError("--raw-frame, --grid and --save-mask are for photographs, not for clips")
     if settings.warps:
         places = {"--checkpoint_path": checkpoint_path, "--model_id": model_id, "--base_path": base_path}
-        refuse_for_warp(places | {"--recipe": recipe})
+        refuse_for_warp(places | {"--recipe": recipe, "the clip": target if clip else None})
     opened = Lake.locate(lake) if settings.warps else open_lake(lake)  # a warp reads nothing of it
     view = find_view(profile, recipe)
     graph = _graph(profile, model_id, [] if view.recipe is None else [view.recipe], warps=settings.warps)
@@ -257,6 +287,16 @@ def swap_command(
             view=view,
         )
         swapper = PhotoSwapper(annotator, graph, loaded, settings, grid=grid, view=view)
+    if clip:
+        from assets.photo_swaps.clips import swap_clip  # FFmpeg's libraries are for clips alone
+
+        assert isinstance(swapper, PhotoSwapper)  # a warp was refused
+        assert source is not None  # `place.clip` has looked
+        assert target is not None
+        written = out or Path("swap.mp4")
+        made = swap_clip(swapper, source, target, written, consent.strip(), lossless=lossless, report=_say)
+        tell_clip(made, written, as_json=json)
+        return
     if not many:
         written = out or Path("swap.png")
         mark, made = swap_one(swapper, pairs[0], written, consent.strip(), mask=save_mask)
@@ -272,7 +312,7 @@ def swap_command(
         return
     folder = out if out is not None and base_path is None else _apple_folder(place, swapper, settings)
     summary = swap_many(swapper, pairs, folder, consent.strip(), mask=save_mask, report=_say)
-    _tell(summary, folder, as_json=json)
+    tell_many(summary, folder, as_json=json)
     if summary.failed:
         raise typer.Exit(1)
 
@@ -296,25 +336,6 @@ def _graph(name: str, model_id: str | None, recipes: list[str], *, warps: bool) 
         roles |= set(swaps_config(graph).base.roles)
     require_weights(name, sorted(roles))
     return graph
-
-
-def _tell(summary: RunSummary, folder: Path, *, as_json: bool) -> None:
-    told: dict[str, Any] = {
-        "out": str(folder),
-        "manifest": str(summary.manifest),
-        "swapped": summary.swapped,
-        "skipped": summary.skipped,
-        "failed": len(summary.failed),
-        "reasons": dict(summary.reasons),
-    }
-    if as_json:
-        print_json(told)
-        return
-    reasons = ", ".join(f"{reason} {count}" for reason, count in sorted(summary.reasons.items()))
-    typer.echo(
-        f"{folder}: {summary.swapped} swapped, {summary.skipped} there already, {len(summary.failed)} failed"
-        + (f" ({reasons}; {summary.manifest} says which)" if reasons else "")
-    )
 
 
 def _say(text: str) -> None:

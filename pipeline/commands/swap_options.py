@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
@@ -14,6 +14,7 @@ from assets.photo_swaps.pairs import PhotoPair, ffhq_pairs, folder_pairs, publis
 from assets.photo_swaps.settings import FaceSelection, SwapSettings, condition_of_type
 from pipeline.options import UsageError
 from resources.lake.errors import LakeError
+from resources.video.suffixes import CLIP_SUFFIXES
 
 
 class Method(StrEnum):
@@ -49,7 +50,7 @@ class Crop(StrEnum):
     VGGFACE2 = "vggface2"
 
 
-PHOTO, SAMPLING, APPLE = "Photographs", "Sampling", "As in APPLE's scripts"
+PHOTO, CLIP, SAMPLING, APPLE = "Photographs", "Clips", "Sampling", "As in APPLE's scripts"
 """Panels of `orchard swap --help`."""
 
 
@@ -104,6 +105,17 @@ InverseConditionOption = Annotated[
 SecondOrderOption = Annotated[
     bool, flag("--second_order", panel=SAMPLING, help="Midpoint steps in the inversion.")
 ]
+
+
+def two_places(
+    positional: Sequence[Path | None], source: Path | None, target: Path | None
+) -> tuple[Path | None, Path | None]:
+    """Source and target, each named by its option or standing in its order. Raises UsageError for more."""
+    given = [path for path in positional if path is not None]
+    chosen = [option or (given.pop(0) if given else None) for option in (source, target)]
+    if given:
+        raise UsageError(f"{given[0]}: SOURCE and TARGET are given already, by --source and --target")
+    return chosen[0], chosen[1]
 
 
 @dataclass(frozen=True)
@@ -237,6 +249,23 @@ class SwapPlace:
     run_name: str | None
     ckpt: str | None
     render_conditions: bool
+
+    @property
+    def clip(self) -> bool:
+        """Whether the target is a clip. Raises UsageError for what clips do not know."""
+        if self.target is None or self.target.suffix.lower() not in CLIP_SUFFIXES or self.target.is_dir():
+            return False
+        if self.base_path is not None or self.ffhq_base_path is not None:
+            raise UsageError(
+                "a clip is swapped by itself: --base_path and --ffhq_base_path are for photographs"
+            )
+        if self.source is None or self.source.is_dir():
+            raise UsageError("a clip takes one photograph as its source: --source PHOTO --target CLIP")
+        if self.out is not None and self.out.suffix.lower() != ".mp4":
+            raise UsageError(f"{self.out}: made clips are MP4 files")
+        if self.out is not None and self.out.exists() and self.out.samefile(self.target):
+            raise UsageError(f"{self.out} is the target; write the result to another file")
+        return True
 
     @property
     def many(self) -> bool:

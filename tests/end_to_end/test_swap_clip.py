@@ -1,4 +1,4 @@
-"""`orchard swap` on clips: two rendered people who cross, with sound; a kill in between; frames with nobody."""
+"""`orchard swap` on clips: two rendered people who cross, with sound; a kill in between; empty frames."""
 
 from __future__ import annotations
 

@@ -22,6 +22,7 @@ from pipeline.commands.swap_options import (
     SwapFlags,
     SwapPlace,
     last_folder,
+    two_places,
 )
 from pipeline.options import UsageError
 from pipeline.profiles import profile
@@ -181,3 +182,31 @@ def test_the_originals_flags_stand_under_their_own_names_and_with_dashes() -> No
         *("checkpoint_path", "base_path", "ffhq_base_path", "model_id"),
     ):
         assert {f"--{flag}", f"--{flag.replace('_', '-')}"} <= options
+
+
+def test_a_clip_as_the_target_is_known_by_its_name_and_refuses_what_is_for_photographs(
+    tmp_path: Path,
+) -> None:
+    photo, clip = tmp_path / "a.png", tmp_path / "b.MP4"
+    clip.write_bytes(b"")
+    assert place(source=photo, target=clip).clip
+    assert not place(source=photo, target=photo).clip
+    for given, said in (
+        ({"source": tmp_path}, "one photograph as its source"),
+        ({}, "one photograph as its source"),
+        ({"source": photo, "out": tmp_path / "c.mkv"}, "made clips are MP4"),
+        ({"source": photo, "out": clip}, "is the target"),
+        ({"source": photo, "base_path": tmp_path}, "for photographs"),
+    ):
+        with pytest.raises(UsageError, match=said):
+            _ = place(target=clip, **given).clip
+
+
+def test_source_and_target_stand_in_their_order_or_have_their_names() -> None:
+    a, b, c = map(Path, "abc")
+    assert two_places((a, b), None, None) == (a, b)
+    assert two_places((a, None), None, b) == (a, b)
+    assert two_places((b, None), a, None) == (a, b)
+    assert two_places((None, None), a, b) == (a, b)
+    with pytest.raises(UsageError, match="given already"):
+        two_places((c, None), a, b)
