@@ -84,9 +84,9 @@ def guided_prediction(
 
 
 def limited(gradient_BCHW: Tensor, limit: float) -> Tensor:
-    """Each row shortened to an L2 norm of at most `limit`; its direction stays."""
-    norms_B = gradient_BCHW.double().flatten(1).norm(dim=1)
-    factors_B = (limit / norms_B.clamp(min=limit)).to(gradient_BCHW)
+    """Each row scaled down to a root mean square of at most `limit`; its direction stays."""
+    sizes_B = gradient_BCHW.double().square().flatten(1).mean(dim=1).sqrt()
+    factors_B = (limit / sizes_B.clamp(min=limit)).to(gradient_BCHW)
     return gradient_BCHW * factors_B[:, None, None, None]
 
 
