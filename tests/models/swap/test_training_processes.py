@@ -1,3 +1,9 @@
+"""Two processes of a launcher train as one with the doubled batch, and end together; a killed one goes on.
+
+All are forks of one process that loads the libraries, which takes longer than what they do. Those that work
+together are started by torchrun's own agent, told to fork; test_training.py in tests/assets calls `torchrun`.
+"""
+
 from __future__ import annotations
 
 import json
@@ -11,9 +17,10 @@ import pytest
 import torch
 
 SCRIPT = """
-    import json, os, sys, time
+    import json, multiprocessing, os, signal, sys
     from pathlib import Path
     import numpy as np, torch
+    from torch.distributed.launcher.api import LaunchConfig, elastic_launch
     from models.swap import config
     from models.swap.codec import PatchCodec
     from models.swap.data import TrainingBatch
@@ -58,15 +65,52 @@ SCRIPT = """
               black_latents_LC=torch.zeros(16, 48), on_step=on_step)
         return kept
 
-    rank = int(os.environ.get("RANK", "0"))
-    root = Path(sys.argv[1])
-    found = {}
-    for name, options in json.loads(sys.argv[2]).items():
-        found[name] = step(TrainingRecipe(**options), root / f"run-{name}", Data())
-    torch.save(found, root / f"{rank}.pt")
-    if len(sys.argv) > 3:
-        Data.breaks = True
-        step(TrainingRecipe(**json.loads(sys.argv[2])[sys.argv[3]]), root / "run-broken", Data())
+    def work(root, variants, breaks):
+        global rank
+        rank = int(os.environ.get("RANK", "0"))
+        found = {}
+        for name, options in variants.items():
+            found[name] = step(TrainingRecipe(**options), root / f"run-{name}", Data())
+        torch.save(found, root / f"{rank}.pt")
+        if breaks:
+            Data.breaks = True
+            step(TrainingRecipe(**variants[breaks]), root / "run-broken", Data())
+
+    def resumable(recipe, folder, kill_at):
+        def on_step(step, losses):
+            if step == kill_at:
+                os.kill(os.getpid(), signal.SIGKILL)
+
+        torch.manual_seed(0)
+        model = SwapTransformer(config.smoke())
+        result = train(model, Data(), recipe, folder, codec=PatchCodec(config.smoke().codec),
+                       black_latents_LC=torch.zeros(16, 48), on_step=on_step)
+        torch.save(result.lora_state, folder / "end.pt")
+
+    def kill(root, variants):
+        for name, options in variants.items():
+            recipe = TrainingRecipe(steps=9, batch_size=4, checkpoint_interval=4, **options)
+            for folder, kill_at in (("whole", 0), ("killed", 6), ("killed", 0)):
+                child = os.fork()
+                if child == 0:
+                    resumable(recipe, root / name / folder, kill_at)
+                    os._exit(0)
+                status = os.waitpid(child, 0)[1]
+                assert status == (signal.SIGKILL if kill_at else 0), (name, folder, status)
+                if kill_at:
+                    assert not (root / name / folder / "end.pt").exists()
+                    # killed half-way through a state: neither to be taken for one, nor to stay
+                    (root / name / folder / "resume" / ".unfinished-1-aa").mkdir()
+
+    root, variants, killed = Path(sys.argv[1]), json.loads(sys.argv[2]), json.loads(sys.argv[3])
+    kill(root, killed)
+    alone = multiprocessing.get_context("fork").Process(target=work, args=(root / "one", variants, ""))
+    alone.start()
+    alone.join()
+    assert alone.exitcode == 0
+    agent = LaunchConfig(min_nodes=1, max_nodes=1, nproc_per_node=2, rdzv_backend="c10d",
+                         rdzv_endpoint="localhost:0", run_id="two", max_restarts=0, start_method="fork")
+    elastic_launch(agent, work)(root / "two", variants, sys.argv[4])
 """
 COMMON = {
     "steps": 1,
@@ -87,40 +131,40 @@ VARIANTS = {
         "gradient_checkpointing": True,
     },
 }
+KILLED = {
+    "adamw": {"learning_rate": 1e-2, "ema_decay": 0.9},
+    "prodigy": {"optimiser": "prodigy", "learning_rate": 1.0, "micro_batch_size": 2, "ema_decay": 0.9},
+}
 
 
 @pytest.fixture(scope="module")
 def launched(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict, subprocess.CompletedProcess]:
-    """One process, then two of which the second breaks in the end; what each found."""
+    """Runs unbroken and killed, then one process, then two of which the second breaks in the end; what those
+    found."""
     root = tmp_path_factory.mktemp("processes")
     script = root / "run.py"
     script.write_text(textwrap.dedent(SCRIPT), encoding="utf-8")
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    commands = {"one": [str(script)], "two": [*launcher, str(script)]}
-    found, done = {}, None
-    for name, command in commands.items():
-        folder = root / name
-        folder.mkdir()
-        arguments = [str(folder), json.dumps(VARIANTS), *(["all rows"] if name == "two" else [])]
-        done = subprocess.run(
-            [sys.executable, *command, *arguments],
-            env=environment,
-            capture_output=True,
-            text=True,
-            timeout=200,
-            check=False,
-        )
-        found[name] = [torch.load(path) for path in sorted(folder.glob("*.pt"))]
-    assert done is not None
+    for name in ("one", "two"):
+        (root / name).mkdir()
+    done = subprocess.run(
+        [sys.executable, str(script), str(root), json.dumps(VARIANTS), json.dumps(KILLED), "all rows"],
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        timeout=250,
+        check=False,
+    )
+    found = {
+        name: [torch.load(path) for path in sorted((root / name).glob("*.pt"))] for name in ("one", "two")
+    }
     return root, found, done
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_two_processes_give_the_gradients_of_one_with_the_doubled_batch(launched, variant) -> None:
-    (alone,), both = launched[1]["one"], launched[1]["two"]
-    assert len(both) == 2
-    expected = alone[variant]
+    alone, both = launched[1]["one"], launched[1]["two"]
+    assert (len(alone), len(both)) == (1, 2), launched[2].stderr
+    expected = alone[0][variant]
     assert min(expected["losses"][name] for name in ("flow", "identity", "lpips")) > 0
     for found in both:
         assert found[variant]["losses"] == pytest.approx(expected["losses"], rel=1e-5)
@@ -153,3 +197,18 @@ def test_when_one_process_fails_all_end(launched) -> None:
     assert done.returncode != 0
     assert "the disk of process 1 is gone" in done.stderr
     assert not list((root / "two" / "run-broken").glob("resume/step_*"))
+
+
+@pytest.mark.parametrize("variant", KILLED)
+def test_killed_processes_resume_bit_for_bit(launched, variant) -> None:
+    """Every run is a process of its own: unbroken, killed by SIGKILL at step 6, and the rerun of that."""
+    folders = [launched[0] / variant / name for name in ("whole", "killed")]
+    assert all((folder / "end.pt").exists() for folder in folders), launched[2].stderr
+    whole, resumed = (torch.load(folder / "end.pt") for folder in folders)
+    for key, value in whole.items():
+        assert torch.equal(value, resumed[key]), key
+    assert len({(folder / "losses.jsonl").read_text() for folder in folders}) == 1
+    assert not list(folders[1].rglob(".unfinished*"))
+    last = [folder / "resume" / "step_00000009" for folder in folders]
+    for part in ("weights", "optimiser", "average", "state.json"):
+        assert len({(folder / part).read_bytes() for folder in last}) == 1, part
