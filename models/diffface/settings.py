@@ -28,7 +28,7 @@ FEATHER: Final = 1 / 128
 
 
 class DiffFaceSettings(FrozenConfig):
-    """How faces are swapped. The first fourteen fields are arguments of the program; the rest is ours."""
+    """How faces are swapped. The first thirteen fields are arguments of the program; the rest is ours."""
 
     batch_size: int = Field(
         default=1,

@@ -11,6 +11,7 @@ import pytest
 from models.diffface.blending import face_mask
 from models.diffface.compat import CompatConfig, position_pairs, sorted_pictures
 from models.diffface.ranking import repeat_files
+from models.diffface.settings import DiffFaceSettings
 
 LOUD_GAZE = {"expert_weights": {"gaze": 20_000, "gaze_window": (0, 3)}}
 
@@ -92,3 +93,15 @@ def test_folders_are_paired_by_position(tmp_path: Path) -> None:
     assert [path.name for path in sorted_pictures(tmp_path)] == ["a.png", "b.JPG"]
     with pytest.raises(FileNotFoundError, match="no folder"):
         sorted_pictures(tmp_path / "absent")
+
+
+def test_the_documentation_names_every_fault_and_every_argument() -> None:
+    page = (Path(__file__).parents[3] / "docs" / "diffface.md").read_text(encoding="utf-8")
+    rows = {line.split("|")[1].strip(): line for line in page.splitlines() if line.startswith("| `")}
+    assert {f"`{name}`" for name in CompatConfig.model_fields} <= set(rows)
+    settings = DiffFaceSettings()
+    for name in list(DiffFaceSettings.model_fields)[:13]:
+        default = getattr(settings, name)
+        shown = "off" if default is False else f"{default:g}" if isinstance(default, float) else str(default)
+        assert rows[f"`{name}`"].split("|")[2].strip() == shown
+    assert all(f"`{name}`" in page for name in DiffFaceSettings.model_fields)
