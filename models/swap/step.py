@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -24,21 +23,9 @@ from models.swap.losses import (
     logit_normal_timesteps,
     shifted,
 )
+from models.swap.seeds import NOISE, seeded_generator, step_seed
 from models.swap.training_recipe import TrainingRecipe
 from models.swap.transformer import SwapTransformer
-
-DATA, NOISE = 0, 1
-"""Purposes of random numbers."""
-
-
-def step_seed(seed: int, step: int, purpose: int, *more: int) -> np.random.SeedSequence:
-    """Return the seeds of one purpose of one step."""
-    return np.random.SeedSequence([seed, step, purpose, *more])
-
-
-def _generator(seeds: np.random.SeedSequence) -> torch.Generator:
-    state = int(seeds.generate_state(1, np.uint64)[0])
-    return torch.Generator("cpu").manual_seed(state & (2**63 - 1))
 
 
 @dataclass(frozen=True)
@@ -55,7 +42,7 @@ class StepDraws:
 
 def draw_step(recipe: TrainingRecipe, step: int) -> StepDraws:
     """Draw noise levels and dropouts of all rows of a step, on the CPU; the same in every process."""
-    generator = _generator(step_seed(recipe.seed, step, NOISE))
+    generator = seeded_generator(step_seed(recipe.seed, step, NOISE))
     rows = recipe.batch_size
     return StepDraws(
         timestep_B=shifted(logit_normal_timesteps(rows, generator), recipe.timestep_shift),
@@ -69,7 +56,7 @@ def draw_step(recipe: TrainingRecipe, step: int) -> StepDraws:
 
 def draw_noise(recipe: TrainingRecipe, step: int, rows: range, shape: torch.Size) -> Tensor:
     """Return the noise of some rows of a step's batch, `shape` each, on the CPU."""
-    generators = [_generator(step_seed(recipe.seed, step, NOISE, row)) for row in rows]
+    generators = [seeded_generator(step_seed(recipe.seed, step, NOISE, row)) for row in rows]
     return torch.stack([torch.randn(shape, generator=generator) for generator in generators])
 
 
