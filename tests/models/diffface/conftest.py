@@ -157,6 +157,7 @@ def small_diffface() -> SmallDiffFace:
     world = filled(WorldNetwork((8, 16, 16)), 2)
     parser = filled(WorldParser(WorldParserConfig(widths=(8, 8), merged_width=8, top_width=8)), 3)
     assert isinstance(parser, WorldParser)
+    assert parser.head.bias is not None
     parser.head.bias.zero_()
     parser.head.weight *= 10  # classes that change from pixel to pixel
     gaze = GazeNetwork(
