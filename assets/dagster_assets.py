@@ -28,12 +28,13 @@ from resources.lake.schema import FACES_STAGE
 from resources.lake.state import ingest_account
 
 GPU_POOL = "gpu"
-GROUPS = {"faces": "annotation", "triplets": "training", "swaps": "swapping"}
+GROUPS = {"faces": "annotation", "triplets": "training", "swaps": "swapping", "diffface_swaps": "swapping"}
 
 SHARDS = {
     "faces": dg.DynamicPartitionsDefinition(name="shards"),
     "triplets": dg.DynamicPartitionsDefinition(name="triplet_shards"),
     "swaps": dg.DynamicPartitionsDefinition(name="swap_shards"),
+    "diffface_swaps": dg.DynamicPartitionsDefinition(name="diffface_swap_shards"),
 }
 """Partitions of every table: hundreds of comma-free keys, registered as shards come to be. The shards of all
 recipes' pairs are partitions of the same assets."""

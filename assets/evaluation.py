@@ -14,6 +14,7 @@ import numpy as np
 import pyarrow as pa
 from pydantic import Field
 
+from assets.diffface_config import DIFFFACE
 from assets.evaluation_pairs import (
     SMALL_PICTURES,
     EvaluationPair,
@@ -24,16 +25,16 @@ from assets.evaluation_pairs import (
 )
 from assets.evaluation_views import evaluation_markdown, evaluation_preview
 from assets.judges import DLIB, Judge, JudgeConfig
-from assets.release import METHODS
-from assets.stage import ArtifactStage, Input, StageConfig, StageContext
+from assets.stage import ArtifactStage, StageConfig, StageContext
 from assets.swap_base import CodecSource, open_codec
+from assets.swap_methods import PAIR, methods_of, stored_swaps, swap_inputs
 from models.metrics import exact
 from models.metrics.intervals import mean_with_interval
 from resources.lake.digest import digest_json
 from resources.lake.errors import LakeError
-from resources.lake.lake import Artifact
+from resources.lake.lake import Artifact, Lake
 from resources.lake.recipes import of_recipe
-from resources.lake.schema import EVALUATIONS_SCHEMA, Status
+from resources.lake.schema import EVALUATIONS_SCHEMA
 from resources.lake.table import LakeTable
 from resources.photos.decoding import decode_upright
 
@@ -61,11 +62,16 @@ class Swapped:
     rows: list[int]
 
 
-def evaluation_stage(config: EvaluationConfig, recipe: str | None = None) -> ArtifactStage:
-    """The stage `evaluation` of a recipe: metrics of every method, with bootstrap intervals."""
+def evaluation_stage(
+    config: EvaluationConfig, recipe: str | None = None, *, diffface: bool = False
+) -> ArtifactStage:
+    """The stage `evaluation` of a recipe: metrics of every method, with bootstrap intervals.
+
+    `diffface` says whether the profile has the stage `diffface_swaps`, whose method is then one of them.
+    """
 
     def build(context: StageContext, fingerprint: bytes) -> Artifact:
-        return _build(context, fingerprint, config, recipe)
+        return _build(context, fingerprint, config, recipe, diffface=diffface)
 
     return ArtifactStage(
         name=of_recipe("evaluation", recipe),
@@ -73,7 +79,7 @@ def evaluation_stage(config: EvaluationConfig, recipe: str | None = None) -> Art
         code_version=CODE_VERSION,
         description="Exact metrics of every swap method, beside copy-target and the codec's ceiling.",
         config=config,
-        inputs=(Input(of_recipe("swaps", recipe)),),
+        inputs=swap_inputs(recipe, diffface=diffface),
         weights=(config.codec.weights, *(judge.weights for judge in config.judges)),
         build=build,
         extra_content=truths_content,
@@ -83,7 +89,7 @@ def evaluation_stage(config: EvaluationConfig, recipe: str | None = None) -> Art
 
 
 def _build(
-    context: StageContext, fingerprint: bytes, config: EvaluationConfig, recipe: str | None
+    context: StageContext, fingerprint: bytes, config: EvaluationConfig, recipe: str | None, *, diffface: bool
 ) -> Artifact:
     stage, swaps = of_recipe("evaluation", recipe), context.lake.table(of_recipe("swaps", recipe))
     pairs = evaluation_pairs(context.lake, config.size, swapped_pairs(swaps))
@@ -102,7 +108,7 @@ def _build(
     methods = {
         COPY_TARGET: Swapped(target, everywhere),
         CODEC_CEILING: Swapped(codec.decode(codec.encode(truth)), everywhere),
-        **swapped_pictures(swaps, pairs, METHODS),
+        **swapped_pictures(context.lake, recipe, pairs, methods_of(diffface=diffface)),
     }
     scores = _scores(context, config, pairs, methods, exactly=not missing)
     rows = [
@@ -141,17 +147,17 @@ def swapped_pairs(swaps: LakeTable) -> list[str]:
 
 
 def swapped_pictures(
-    swaps: LakeTable, pairs: list[EvaluationPair], methods: Sequence[str]
+    lake: Lake, recipe: str | None, pairs: list[EvaluationPair], methods: Sequence[str]
 ) -> dict[str, Swapped]:
     """Swaps by method. A method that failed for some pairs is measured on the others, and its count says so.
 
     Raises LakeError for a method that failed for all.
     """
-    rows = swaps.snapshot().scan(["pair_id", "swap", "swaps_state.status"]).to_pylist()
-    found = {row["pair_id"]: row["swap"] for row in rows if row["swaps_state.status"] == Status.OK.value}
+    rows = stored_swaps(lake, recipe, ["swap"], diffface=DIFFFACE in methods)
+    found = {(row[PAIR], row["method"]): row["swap"] for row in rows if row["ok"]}
     stored = {}
     for method in methods:
-        keys = {place: f"{pair.pair_id}__{method}" for place, pair in enumerate(pairs)}
+        keys = {place: (pair.pair_id, method) for place, pair in enumerate(pairs)}
         made = {place: found[key] for place, key in keys.items() if key in found}
         if not made:
             raise LakeError(f"no swap by {method} is ok; `orchard status` tells why they failed")

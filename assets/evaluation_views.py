@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import numpy as np
 
+from assets.diffface_config import DIFFFACE
 from assets.evaluation_pairs import SMALL_PICTURES
 from assets.previews import encode_png, tile_row
-from assets.release import METHODS
+from assets.swap_methods import PAIR, methods_of, stored_swaps
 from resources.lake.lake import Artifact, Lake
-from resources.lake.recipes import of_recipe, recipe_of
-from resources.lake.schema import Status
+from resources.lake.recipes import recipe_of
 from resources.photos.decoding import decode_upright
 
 PAIRS_SHOWN = 3
@@ -36,19 +36,16 @@ def evaluation_markdown(lake: Lake, artifact: Artifact) -> str | None:
 
 def evaluation_preview(lake: Lake, artifact: Artifact) -> bytes | None:
     """The first pairs by name: exact answer, then each method's swap, as PNG; None where there is none."""
-    names = ["pair_id", "method", "swap", "swaps_state.status"]
-    rows = lake.table(of_recipe("swaps", recipe_of(artifact.stage))).snapshot().scan(names).to_pylist()
-    made = {
-        (row["pair_id"].removesuffix(f"__{row['method']}"), row["method"]): row["swap"]
-        for row in rows
-        if row["swaps_state.status"] == Status.OK.value
-    }
+    diffface = any(name.startswith(f"{DIFFFACE}: ") for name in artifact.metadata)
+    methods = methods_of(diffface=diffface)
+    rows = stored_swaps(lake, recipe_of(artifact.stage), ["swap"], diffface=diffface)
+    made = {(row[PAIR], row["method"]): row["swap"] for row in rows if row["ok"]}
     pairs = sorted({pair for pair, _ in made})
     known = lake.swap_pairs.snapshot().find(pairs, ["truth"])
     whole = [
         pair
         for pair in pairs
-        if pair in known and known[pair]["truth"] and all((pair, method) in made for method in METHODS)
+        if pair in known and known[pair]["truth"] and all((pair, method) in made for method in methods)
     ]
     if not whole:
         return None
@@ -56,7 +53,7 @@ def evaluation_preview(lake: Lake, artifact: Artifact) -> bytes | None:
         tile_row(
             [
                 decode_upright(data, SMALL_PICTURES)
-                for data in (known[pair]["truth"], *(made[pair, method] for method in METHODS))
+                for data in (known[pair]["truth"], *(made[pair, method] for method in methods))
             ],
             TILE,
         )

@@ -107,7 +107,7 @@ def _build(
         return Artifact(
             stage, fingerprint, frontier_digest([]), CODE_VERSION, None, {"rows": 0, "not_measured": missing}
         )
-    stored = swapped_pictures(table, pairs, [name for name in METHODS if name not in _SWEPT])
+    stored = swapped_pictures(context.lake, recipe, pairs, [name for name in METHODS if name not in _SWEPT])
     artifacts = {name: of_recipe(name, recipe) for name in ("teacher", "student")}
     sweep = _Sweep(config, context, SwapModels(config.swaps, context, artifacts, reading), reading)
     rows: list[FrontierRow] = []

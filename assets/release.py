@@ -24,7 +24,14 @@ from resources.lake.failpoints import crash_point
 from resources.lake.lake import Artifact, Lake
 from resources.lake.pairs import pinned_pairs, sync_pairs
 from resources.lake.recipes import of_recipe
-from resources.lake.schema import DIGEST_BYTES, SWAPS_SCHEMA, TRIPLETS_SCHEMA, Status, state_column
+from resources.lake.schema import (
+    DIFFFACE_SWAPS_SCHEMA,
+    DIGEST_BYTES,
+    SWAPS_SCHEMA,
+    TRIPLETS_SCHEMA,
+    Status,
+    state_column,
+)
 from resources.lake.table import Snapshot
 
 METHODS = ("teacher", "teacher_inversion", "student", "mesh_warp")
@@ -69,7 +76,7 @@ def release_stage(
     )
 
 
-CODE_VERSION = "2"
+CODE_VERSION = "3"
 
 
 def _policy_content(lake: Lake) -> bytes:
@@ -122,6 +129,9 @@ def _build(
     ]
     sync_pairs(lake.table(swap_table), requests, SWAPS_SCHEMA, size, swap_table)
     crash_point("mid_release")
+    if recipe is None:  # DiffFace depends on no recipe: it swaps each pair once
+        sync_pairs(lake.diffface_swaps, swap_pairs, DIFFFACE_SWAPS_SCHEMA, size, "diffface_swaps")
+        crash_point("mid_release")
     rows = sorted((image_id, person, "train") for image_id, person in training.items())
     rows += sorted((i, person, "held_out") for i, person in usable.items() if person in held_out)
     location = _write_rows(lake, rows)

@@ -11,6 +11,7 @@ from pipeline.commands.bench import bench_app
 from pipeline.commands.check import check_command
 from pipeline.commands.cost import cost_command
 from pipeline.commands.demo import demo_command
+from pipeline.commands.diffface import diffface_command
 from pipeline.commands.doctor import doctor_command
 from pipeline.commands.export import export_command
 from pipeline.commands.forget import forget_command
@@ -49,6 +50,7 @@ app.command("run")(run_command)
 app.command("recipes")(recipes_command)
 app.command("check")(check_command)
 app.command("swap")(swap_command)
+app.command("diffface")(diffface_command)
 app.command("report")(report_command)
 app.command("export")(export_command)
 app.command("forget")(forget_command)

@@ -13,7 +13,16 @@ import os
 import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+
+from pipeline.doctor_networks import (
+    adm_unet,
+    diffface_unet,
+    gaze_estimator,
+    ran,
+    tiny_denoiser,
+    world_gaze,
+    world_parser,
+)
 
 MARKER = "orchard-probe "
 
@@ -82,7 +91,7 @@ def world_embedder(path: str) -> str:
     from models.identity.world_embedder import load_world_network
     from models.identity.world_embedder_sizes import WORLD_CHIP_SIZE
 
-    return _ran(load_world_network(path), WORLD_CHIP_SIZE)
+    return ran(load_world_network(path), WORLD_CHIP_SIZE)
 
 
 def tiny_base(path: str) -> str:
@@ -101,14 +110,14 @@ def reconstruction_resnet50(path: str) -> str:
     """Load 3DDFA-V3's network and run it on a black crop."""
     from models.faces.reconstruction.network import load_reconstruction_net
 
-    return _ran(load_reconstruction_net(path, "resnet50"), 224)
+    return ran(load_reconstruction_net(path, "resnet50"), 224)
 
 
 def reconstruction_mobilenet(path: str) -> str:
     """Load 3DDFA-V3's small network and run it on a black crop."""
     from models.faces.reconstruction.network import load_reconstruction_net
 
-    return _ran(load_reconstruction_net(path, "mobilenet_v3_large"), 224)
+    return ran(load_reconstruction_net(path, "mobilenet_v3_large"), 224)
 
 
 def face_model(path: str) -> str:
@@ -122,14 +131,14 @@ def face_parser(path: str) -> str:
     """Load BiSeNet and run it on a small black picture."""
     from models.faces.bisenet import load_bisenet
 
-    return _ran(load_bisenet(path), 64)
+    return ran(load_bisenet(path), 64)
 
 
 def visible_face(path: str) -> str:
     """Load DeepLabV3+ and run it on a small black picture."""
     from models.faces.deeplab import load_deeplab
 
-    return _ran(load_deeplab(path), 64)
+    return ran(load_deeplab(path), 64)
 
 
 def clip_vit_l14(path: str) -> str:
@@ -139,7 +148,7 @@ def clip_vit_l14(path: str) -> str:
 
     network = ClipAesthetics()
     load_weights(network.clip, Path(path, "model.safetensors"), clip_name)
-    return _ran(network.embed, 224)
+    return ran(network.embed, 224)
 
 
 def aesthetic_head(path: str) -> str:
@@ -157,7 +166,7 @@ def eva_clip(path: str) -> str:
     from models.identity.eva_clip import load_eva_clip
 
     tower = load_eva_clip(path)
-    return _ran(lambda pictures: tower(pictures).embedding_BE, tower.config.image_size)
+    return ran(lambda pictures: tower(pictures).embedding_BE, tower.config.image_size)
 
 
 def pulid_flux(path: str) -> str:
@@ -198,14 +207,14 @@ def simswap_arcface(path: str) -> str:
     """Load SimSwap's ArcFace and embed a black picture."""
     from models.identity.simswap_arcface import load_simswap_arcface
 
-    return _ran(load_simswap_arcface(path), 112)
+    return ran(load_simswap_arcface(path), 112)
 
 
 def ir_se50(path: str) -> str:
     """Load IR-SE50 and embed a black picture."""
     from models.identity.ir_se50 import load_ir_se50
 
-    return _ran(load_ir_se50(path), 112)
+    return ran(load_ir_se50(path), 112)
 
 
 def vgg16(path: str) -> str:
@@ -213,7 +222,7 @@ def vgg16(path: str) -> str:
     from models.metrics.lpips import load_vgg_features
 
     features = load_vgg_features(path)
-    return _ran(lambda pictures: features(pictures)[-1], 64)
+    return ran(lambda pictures: features(pictures)[-1], 64)
 
 
 def lpips_vgg(path: str) -> str:
@@ -224,17 +233,6 @@ def lpips_vgg(path: str) -> str:
     if any(bool((value < 0).any()) for value in values):
         raise RuntimeError("holds a negative weight: no distance")
     return f"loaded: {sum(value.numel() for value in values)} weights of {len(values)} layers"
-
-
-def _ran(network: Callable[[Any], Any], side: int) -> str:
-    """Run a network on one black picture; the numbers must be finite."""
-    import torch
-
-    with torch.inference_mode():
-        output = network(torch.zeros(1, 3, side, side))
-    if not torch.isfinite(output).all():
-        raise RuntimeError("gives values that are not finite")
-    return f"loaded and ran: output {tuple(output.shape)}"
 
 
 def flux_transformer(_: str) -> str:
@@ -267,6 +265,12 @@ PROBES: Mapping[str, Callable[[str], str]] = {"aesthetic_head_ava": aesthetic_he
         sface,
         simswap_arcface,
         ir_se50,
+        diffface_unet,
+        adm_unet,
+        gaze_estimator,
+        tiny_denoiser,
+        world_parser,
+        world_gaze,
         vgg16,
         lpips_vgg,
         flux_transformer,

@@ -6,6 +6,8 @@ from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 
 from assets.condition import OWN_CONDITION, ConditionNames, ConditionStageConfig, condition_stage
+from assets.diffface_config import DiffFaceSwapsConfig
+from assets.diffface_swaps import diffface_swaps_stage
 from assets.evaluation import EvaluationConfig, evaluation_stage
 from assets.evaluation_protocol import (
     EvaluationProtocolConfig,
@@ -54,7 +56,7 @@ class Parts:
     """What a profile is made of: annotation, the base, recipes, how many rows its stages take, and judges.
 
     `judges` are the encoders that tell in `evaluation_protocol` whose face it is; one at least should be none
-    that training sees.
+    that training sees. `diffface` is None where DiffFace's networks may not be used.
     """
 
     annotation: tuple[RowStage, ...]
@@ -62,6 +64,7 @@ class Parts:
     recipes: tuple[Recipe, ...]
     batches: BatchSizes = SMALL_BASE
     judges: tuple[JudgeName, ...] = ("dlib",)
+    diffface: DiffFaceSwapsConfig | None = None
 
     def recipe(self, name: str) -> Recipe:
         """The recipe of that name. Raises KeyError that lists the names."""
@@ -121,6 +124,8 @@ def _recipe_stages(parts: Parts, recipe: Recipe, name: str | None, default: Reci
     extra = annotated.intersection((SOURCE_IDENTITY, REFERENCE))
     needed = tuple(dict.fromkeys((*NEEDED, *sorted(extra), columns.latents)))
     yield release_stage(recipe.release, name, needed)
+    if parts.diffface is not None and name is None:
+        yield diffface_swaps_stage(parts.diffface)
     training = TrainingConfig(
         base=base, recipe=recipe.teacher, face_encoder=recipe.face_encoder, validation=plain
     )
@@ -135,7 +140,9 @@ def _recipe_stages(parts: Parts, recipe: Recipe, name: str | None, default: Reci
     # the world's embedder knows rendered faces alone: it judges where a profile's photographs are such
     world = (WORLD,) if any(WORLD.weights in stage.weights for stage in parts.annotation) else ()
     yield evaluation_stage(
-        EvaluationConfig(size=base.model.image_size, codec=base.codec_source, judges=(DLIB, *world)), name
+        EvaluationConfig(size=base.model.image_size, codec=base.codec_source, judges=(DLIB, *world)),
+        name,
+        diffface=parts.diffface is not None,
     )
     frontier = FrontierConfig(swaps=swaps, sweep=recipe.sweep, judges=world)
     yield frontier_stage(frontier, name, reading, parts.batches.swaps)

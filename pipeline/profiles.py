@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from assets.aesthetics import aesthetics_stage
 from assets.aesthetics_clip import ClipAestheticsStageConfig, aesthetics_clip_stage
+from assets.diffface_config import DiffFaceSwapsConfig
 from assets.frontier_config import SweepConfig
 from assets.identity_pulid import PulidConfig, identity_pulid_stage
 from assets.identity_reference import IdentityReferenceConfig, identity_reference_stage
@@ -22,6 +23,7 @@ from assets.source_identity import source_identity_stage
 from assets.stage import RowStage, StageGraph
 from assets.swap_base import BaseConfig, one_file_base
 from models.aesthetics.clip_aesthetics import TRAINING_THRESHOLD
+from models.diffface.settings import DiffFaceSettings
 from models.faces.condition import PIXEL_CONDITION, ConditionRecipe
 from models.identity.loss_networks import FaceEncoderConfig
 from models.swap import config as swap_models
@@ -139,11 +141,17 @@ def tiny() -> Parts:
         sweep=SweepConfig(scales=(1.0, 2.0, 4.0, 6.0)),
         release=ReleaseConfig(triplets=96, swap_pairs=32, pair_shard_size=48),
     )
+    base = swap_models.tiny()
     return Parts(
         annotation_on_the_cpu(),
-        one_file_base("tiny_base", swap_models.tiny()),
+        one_file_base("tiny_base", base),
         (*with_ablations(recipe), supervised_by_truth(recipe)),
         judges=("world", "dlib"),
+        diffface=DiffFaceSwapsConfig(
+            networks="world",
+            size=base.image_size,
+            settings=DiffFaceSettings(batch_size=16, aug_num=2, iterations_num=1),
+        ),
     )
 
 
@@ -170,11 +178,24 @@ def smoke() -> Parts:
         sweep=SweepConfig(scales=(1.0, 4.0), inversions=("noID_trgCond", "trgID_noCond"), pictures=1),
         release=ReleaseConfig(triplets=6, swap_pairs=4, pair_shard_size=4),
     )
+    base = swap_models.tiny()
     return Parts(
         annotation_on_the_cpu(),
-        one_file_base("tiny_base", swap_models.tiny()),
+        one_file_base("tiny_base", base),
         (*with_ablations(recipe), supervised_by_truth(recipe)),
         judges=("world", "dlib"),
+        diffface=DiffFaceSwapsConfig(
+            networks="world",
+            size=base.image_size,
+            settings=DiffFaceSettings(
+                batch_size=4,
+                timestep_respacing="4",
+                skip_timesteps=1,
+                masking_threshold=1,
+                aug_num=2,
+                iterations_num=1,
+            ),
+        ),
     )
 
 
@@ -204,7 +225,13 @@ def flux_krea() -> Parts:
         model=swap_models.flux_krea(),
     )
     judges = ("simswap_arcface", "ir_se50", "dlib")
-    return Parts(annotation_of_the_paper(), base, with_ablations(recipe), FULL_SIZE, judges)
+    diffface = DiffFaceSwapsConfig(
+        networks="published",
+        identity="identity_reference",  # the denoiser takes SimSwap's ArcFace, which the loss does too
+        size=base.model.image_size,
+        settings=DiffFaceSettings(batch_size=4),
+    )
+    return Parts(annotation_of_the_paper(), base, with_ablations(recipe), FULL_SIZE, judges, diffface)
 
 
 def flux_schnell() -> Parts:

@@ -12,9 +12,9 @@ from models.faces.condition import ConditionRecipe
 from models.faces.crops import CropStyle
 from models.swap.sampling_config import InversionConditioning, SamplingConfig
 
-SwapMethod = Literal["student", "teacher", "teacher_inversion", "mesh_warp"]
+SwapMethod = Literal["student", "teacher", "teacher_inversion", "mesh_warp", "diffface"]
 """`student` sees the target itself; the teacher a condition image, from noise or from the inverted target.
-`mesh_warp` is classical, without any model that swaps."""
+`mesh_warp` is classical, without any model that swaps; `diffface` is a denoiser guided by experts."""
 
 ConditionType = Literal["blur_landmark", "blur_landmark_iris", "mask_landmark_iris"]
 """Names of condition images on APPLE's command lines. "blur" is the picture squeezed to 8x8 and back."""
@@ -94,9 +94,9 @@ class SwapSettings(BaseModel):
         return self.method in ("teacher", "teacher_inversion")
 
     @property
-    def warps(self) -> bool:
-        """Whether faces are warped instead of made by a model."""
-        return self.method == "mesh_warp"
+    def stands_alone(self) -> bool:
+        """Whether the method needs no checkpoint, no base and no lake."""
+        return self.method in ("mesh_warp", "diffface")
 
     def sampling(self, plain: SamplingConfig, inversion: SamplingConfig) -> SamplingConfig:
         """The profile's sampling of this method with the overrides. Raises ValueError where they clash."""

@@ -7,13 +7,13 @@ from typing import Annotated
 
 import typer
 
-from assets.photo_swaps.annotation import CONDITION, IDENTITY, MASKS, Annotator
+from assets.photo_swaps.annotation import CONDITION, IDENTITY, Annotator
 from assets.photo_swaps.checkpoints import load_swapper, swaps_config
 from assets.photo_swaps.run import swap_many, swap_one
-from assets.photo_swaps.settings import SwapSettings
 from assets.photo_swaps.swapper import PhotoSwapper
-from assets.photo_swaps.warping import MeshWarper
 from assets.stage import StageGraph
+from pipeline.commands.swap_alone import need_alone, open_alone
+from pipeline.commands.swap_folders import apple_folder
 from pipeline.commands.swap_options import (
     APPLE,
     CLIP,
@@ -31,8 +31,7 @@ from pipeline.commands.swap_options import (
     SwapFlags,
     SwapPlace,
     flag,
-    last_folder,
-    refuse_for_warp,
+    refuse_alone,
     two_places,
 )
 from pipeline.commands.swap_telling import tell_clip, tell_many
@@ -210,6 +209,10 @@ def swap_command(
     use_gaze: Annotated[
         bool, flag("--use_gaze", panel=APPLE, help="Refused: no published checkpoint has a gaze embedding.")
     ] = False,
+    diffface: Annotated[
+        list[str] | None,
+        flag("--diffface", panel=SAMPLING, help="NAME=VALUE, an argument of `orchard diffface`; repeatable."),
+    ] = None,
     recipe: RecipeOption = None,
     lake: LakeOption = DEFAULT_LAKE,
     profile: ProfileOption = DEFAULT_PROFILE,
@@ -264,17 +267,22 @@ def swap_command(
         raise UsageError("--save-mask: a raw frame is replaced as a whole and has no mask")
     if clip and (settings.raw_frame or grid or save_mask):
         raise UsageError("--raw-frame, --grid and --save-mask are for photographs, not for clips")
-    if settings.warps:
+    alone = settings.stands_alone
+    if alone:
         places = {"--checkpoint_path": checkpoint_path, "--model_id": model_id, "--base_path": base_path}
-        refuse_for_warp(places | {"--recipe": recipe, "the clip": target if clip else None})
-    opened = Lake.locate(lake) if settings.warps else open_lake(lake)  # a warp reads nothing of it
+        places |= {"--recipe": recipe, "the clip": target if clip else None}
+        refuse_alone(settings.method, places)
+    if diffface and settings.method != "diffface":
+        raise UsageError("--diffface belongs to --method diffface")
+    opened = Lake.locate(lake) if alone else open_lake(lake)  # what stands alone reads nothing of it
     view = find_view(profile, recipe)
-    graph = _graph(profile, model_id, [] if view.recipe is None else [view.recipe], warps=settings.warps)
+    recipes = [] if view.recipe is None else [view.recipe]
+    graph = need_alone(profile, settings) if alone else _graph(profile, model_id, recipes)
     pairs, conditions = place.pairs(settings)
     _say(conditions)
     annotator = Annotator(opened, graph, masked_source=settings.masked_source, device=device, report=_say)
-    if settings.warps:
-        swapper = MeshWarper(annotator, settings, grid=grid)
+    if alone:
+        swapper = open_alone(annotator, settings, diffface or [], profile, device, grid=grid, report=_say)
     else:
         loaded = load_swapper(
             opened,
@@ -290,7 +298,7 @@ def swap_command(
     if clip:
         from assets.photo_swaps.clips import swap_clip  # FFmpeg's libraries are for clips alone
 
-        assert isinstance(swapper, PhotoSwapper)  # a warp was refused
+        assert isinstance(swapper, PhotoSwapper)  # others were refused
         assert source is not None  # `place.clip` has looked
         assert target is not None
         written = out or Path("swap.mp4")
@@ -310,29 +318,18 @@ def swap_command(
         else:
             typer.echo(f"{written}, made by {mark.model_id}, marked as {mark.stage}")
         return
-    folder = out if out is not None and base_path is None else _apple_folder(place, swapper, settings)
+    folder = out if out is not None and base_path is None else apple_folder(place, swapper, settings)
     summary = swap_many(swapper, pairs, folder, consent.strip(), mask=save_mask, report=_say)
     tell_many(summary, folder, as_json=json)
     if summary.failed:
         raise typer.Exit(1)
 
 
-def _apple_folder(place: SwapPlace, swapper: PhotoSwapper | MeshWarper, settings: SwapSettings) -> Path:
-    """Where APPLE's scripts would put the results, below --base_path."""
-    assert isinstance(swapper, PhotoSwapper)  # a warp was refused with --base_path
-    sampling = swapper.sampling
-    scales = (sampling.guidance_scale, sampling.image_guidance_scale, sampling.id_guidance_scale)
-    inverted = sampling.inverse_steps or sampling.steps
-    last = last_folder(sampling.inversion, inverted, second_order=sampling.second_order)
-    return place.folder(swapper.model_id, settings, scales) / last
-
-
-def _graph(name: str, model_id: str | None, recipes: list[str], *, warps: bool) -> StageGraph:
+def _graph(name: str, model_id: str | None, recipes: list[str]) -> StageGraph:
     """The profile's stages; model files are asked for as far as swapping needs them."""
     graph = find_profile(name).graph(recipes)
-    wanted = [MASKS] if warps else [IDENTITY, CONDITION]
-    roles = {role for stage in graph.needed_for(wanted).stages for role in stage.weights}
-    if model_id is None and not warps:
+    roles = {role for stage in graph.needed_for([IDENTITY, CONDITION]).stages for role in stage.weights}
+    if model_id is None:
         roles |= set(swaps_config(graph).base.roles)
     require_weights(name, sorted(roles))
     return graph

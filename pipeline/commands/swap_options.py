@@ -24,6 +24,7 @@ class Method(StrEnum):
     TEACHER = "teacher"
     TEACHER_INVERSION = "teacher_inversion"
     MESH_WARP = "mesh_warp"
+    DIFFFACE = "diffface"
 
 
 class ConditionName(StrEnum):
@@ -155,7 +156,7 @@ class SwapFlags:
         Raises UsageError for flags that contradict each other.
         """
         method = self._chosen_method()
-        raw_frame = ffhq and method is not Method.MESH_WARP if self.raw_frame is None else self.raw_frame
+        raw_frame = ffhq and method not in ALONE if self.raw_frame is None else self.raw_frame
         for_photos = {"--faces": self.faces, "--crop": self.crop, "--feather": self.feather}
         if raw_frame and (given := [name for name, value in for_photos.items() if value is not None]):
             raise UsageError(f"{given[0]} is about faces that are cut out; a raw frame is swapped as a whole")
@@ -189,8 +190,8 @@ class SwapFlags:
                 "--use_gaze asks for a gaze embedding, which no published checkpoint was trained with; gaze "
                 "is carried by the iris dots of --condition_type blur_landmark_iris"
             )
-        if self.method is Method.MESH_WARP:
-            self._refuse_what_models_take()
+        if self.method is not None and self.method in ALONE:
+            self._refuse_what_models_take(self.method)
             return self.method
         inversion = self._inversion
         if self.method is None:
@@ -209,7 +210,7 @@ class SwapFlags:
             )
         return self.method
 
-    def _refuse_what_models_take(self) -> None:
+    def _refuse_what_models_take(self, method: Method) -> None:
         for_models = {
             "--condition_type": self.condition_type,
             "--guidance_scale": self.guidance_scale,
@@ -218,16 +219,23 @@ class SwapFlags:
             "--steps": self.steps,
             "a flag about inversion": self._inversion or None,
             "--raw-frame": self.raw_frame or None,
-            "--feather": self.feather,
+            "--feather": self.feather if method is Method.MESH_WARP else None,
             "--masked-source": self.masked_source or None,
         }
-        refuse_for_warp(for_models)
+        refuse_alone(method, for_models)
 
 
-def refuse_for_warp(given: Mapping[str, object]) -> None:
-    """Raise UsageError when any of these is not None, for a warp knows none of it."""
+ALONE = {
+    Method.MESH_WARP: "has no model, frame or fade of its own",
+    Method.DIFFFACE: "is guided by experts and takes its own arguments, --diffface NAME=VALUE",
+}
+"""Methods without checkpoint, base and lake, and why they do not take what models take."""
+
+
+def refuse_alone(method: str, given: Mapping[str, object]) -> None:
+    """Raise UsageError when any of these is not None, for a method that stands alone knows none of it."""
     if names := [name for name, value in given.items() if value is not None]:
-        raise UsageError(f"--method mesh_warp has no model, frame or fade of its own; leave out {names[0]}")
+        raise UsageError(f"--method {method} {ALONE[Method(method)]}; leave out {names[0]}")
 
 
 def _selection(option: str, text: str) -> FaceSelection:
@@ -316,8 +324,10 @@ class SwapPlace:
             raise LakeError("there are no photographs to swap")
         if settings.sees_condition_image:
             return pairs, "condition images are drawn from this profile's annotation"
-        if settings.warps:
+        if settings.method == "mesh_warp":
             return pairs, "mesh_warp is classical: nothing is learnt, and no checkpoint is read"
+        if settings.method == "diffface":
+            return pairs, "DiffFace is guided by experts: no checkpoint is read"
         return pairs, "the student sees the target itself"
 
     def folder(self, model_id: str, settings: SwapSettings, scales: tuple[float, float, float]) -> Path:
@@ -337,10 +347,3 @@ class SwapPlace:
             f"_idGS{identity}"
         )
         return self.base_path / "results" / run / "ffhq_eval"
-
-
-def last_folder(inversion: str | None, inverse_steps: int, *, second_order: bool) -> str:
-    """Last part of APPLE's result folder: `base`, or what was inverted and how."""
-    if inversion is None:
-        return "base"
-    return f"invFix_{inversion}_{inverse_steps}" + ("_2ndTrue" if second_order else "")

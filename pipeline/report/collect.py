@@ -37,6 +37,9 @@ MANIFEST_NAME = "manifest.json"
 
 PHOTOGRAPHS = "Photographs as they were ingested, upright."
 
+UNITS = {"faces": "photographs", "triplets": "triplets", "swaps": "swaps", "diffface_swaps": "swaps"}
+"""What the rows of each table are."""
+
 
 def collect(
     lake: Lake,
@@ -95,11 +98,7 @@ def _stage_line(graph: StageGraph, name: str, line: Mapping[str, Any]) -> report
     else:
         stage = graph[name]
         description = _plain(stage.description)
-        unit = (
-            {"faces": "photographs", "triplets": "triplets", "swaps": "swaps"}[base_name(stage.table)]
-            if (isinstance(stage, RowStage))
-            else "result"
-        )
+        unit = UNITS[base_name(stage.table)] if (isinstance(stage, RowStage)) else "result"
     reasons = tuple(
         report.ReasonCount(reason, count, Reason(reason).meaning if reason in list(Reason) else "")
         for reason, count in line["reasons"].items()

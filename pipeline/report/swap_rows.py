@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,6 +11,7 @@ import cv2
 import numpy as np
 
 from assets.condition import ConditionNames, ConditionStageConfig, row_frame
+from assets.diffface_config import DIFFFACE, DIFFFACE_SWAPS
 from assets.planner import Planner
 from assets.previews import encode_png, letterbox
 from assets.recipe_view import RecipeView
@@ -58,13 +59,15 @@ def swap_rows(
     shown = pairs[:PAIRS_SHOWN]
     photos = _photographs(planner, shown, view.condition)
     truths = _truths(planner.lake, shown)
-    swaps = _swap_tiles(planner, stage, shown, config.size)
+    swaps = _swap_tiles(planner, stage, {pair.pair_id: pair.rows for pair in shown}, METHODS, config.size)
+    diffface = _diffface_tiles(planner, shown, config.size)
     rows = []
     for pair in shown:
         tiles = [
             _source_tile(photos.get(pair.source_id)),
             *_target_tiles(planner, config, view, pair.target_id, photos.get(pair.target_id)),
             *swaps[pair.pair_id],
+            *diffface.get(pair.pair_id, ()),
             _truth_tile(truths.get(pair.pair_id), config.size),
         ]
         rows.append(SwapRow(pair.pair_id, pair.source_id, pair.target_id, tuple(tiles)))
@@ -164,28 +167,49 @@ def _truth_tile(data: bytes | None, size: int) -> SwapTile:
     return SwapTile("truth", _picture(small, f"exact answer at {size} px"))
 
 
-def _swap_tiles(planner: Planner, stage: RowStage, pairs: list[Pair], size: int) -> dict[str, list[SwapTile]]:
-    """Tiles of every method by pair id. The stored bytes go into the page as they are, mark included."""
+def _diffface_tiles(planner: Planner, pairs: list[Pair], size: int) -> dict[str, list[SwapTile]]:
+    """DiffFace's tile by pair id; it swaps the default recipe's pairs, and some profiles are without it."""
+    if DIFFFACE_SWAPS not in planner.graph.names:
+        return {}
+    stage = planner.graph[DIFFFACE_SWAPS]
+    if not isinstance(stage, RowStage):
+        raise TypeError(f"{DIFFFACE_SWAPS} is not a row stage")
+    index = planner.table(stage.table).index
+    rows = {pair.pair_id: {DIFFFACE: index[pair.pair_id]} for pair in pairs if pair.pair_id in index}
+    return _swap_tiles(planner, stage, rows, (DIFFFACE,), size)
+
+
+def _swap_tiles(
+    planner: Planner,
+    stage: RowStage,
+    rows: Mapping[str, Mapping[str, int]],
+    methods: Sequence[str],
+    size: int,
+) -> dict[str, list[SwapTile]]:
+    """Tiles of every method by pair id. The stored bytes go into the page as they are, mark included.
+
+    `rows` are the positions in the stage's table, by pair id and method.
+    """
     table = planner.table(stage.table)
     state = table.stages[stage.name]
     computed, outdated = ~state.pending & ~state.quarantined, state.stale | state.waiting
-    positions = [place for pair in pairs for place in pair.rows.values() if computed[place]]
+    positions = [place for own in rows.values() for place in own.values() if computed[place]]
     pictures: dict[int, bytes] = {}
     if positions:
         read = table.snapshot.read_table(table.row_ids[positions].tolist(), ["swap"])
         pictures = dict(zip(positions, read["swap"].to_pylist(), strict=True))
     tiles: dict[str, list[SwapTile]] = {}
-    for pair in pairs:
-        tiles[pair.pair_id] = []
-        for key in METHODS:
-            place, name = pair.rows.get(key), method(key).name
+    for pair_id, own in rows.items():
+        tiles[pair_id] = []
+        for key in methods:
+            place, name = own.get(key), method(key).name
             if place in pictures:
                 tile = _swap_tile(name, pictures[place], size, bool(outdated[place]))
             elif place is not None and state.quarantined[place]:
                 tile = SwapTile(name, None, f"quarantined: {state.reason[place].as_py()}", swapped=True)
             else:
                 tile = SwapTile(name, None, "not made yet", swapped=True)
-            tiles[pair.pair_id].append(tile)
+            tiles[pair_id].append(tile)
     return tiles
 
 

@@ -194,6 +194,7 @@ METHODS = (
     Method(
         "mesh_warp", "mesh warp", "the source's face warped by landmarks and blended in; nothing is learnt"
     ),
+    Method("diffface", "DiffFace", "denoised from the noised target, guided by identity and layout experts"),
 )
 
 INVERSIONS = {

@@ -39,6 +39,7 @@ from resources.lake.schema import FRONTIERS
 
 PAIR_COLUMNS = ("source_image_id", "target_image_id")
 HOLDERS: dict[str, tuple[str, ...]] = {
+    "diffface_swaps": PAIR_COLUMNS,
     "swaps": PAIR_COLUMNS,
     "triplets": PAIR_COLUMNS,
     "swap_pairs": PAIR_COLUMNS,

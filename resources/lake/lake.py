@@ -27,13 +27,14 @@ TABLE_KEYS = {
     "swap_pairs": "pair_id",
     "triplets": "pair_id",
     "swaps": "pair_id",
+    "diffface_swaps": "pair_id",
     "artifacts": "stage",
     "evaluations": "evaluation",
     "removals": "sha256",
     "tainted": "digest",
     "recipes": "recipe",
 }
-"""Every table of the lake and its key column; of pairs, every recipe has tables of its own."""
+"""Every table of the lake and its key column; of `RECIPE_TABLES`, every recipe has some of its own."""
 
 
 UNFINISHED = "unfinished"
@@ -105,6 +106,7 @@ class Lake:
         self.swap_pairs.create(schema.SWAP_PAIRS_SCHEMA)
         self.triplets.create(schema.TRIPLETS_SCHEMA)
         self.swaps.create(schema.SWAPS_SCHEMA)
+        self.diffface_swaps.create(schema.DIFFFACE_SWAPS_SCHEMA)
         self.artifacts.create(schema.ARTIFACTS_SCHEMA)
         self.evaluations.create(schema.EVALUATIONS_SCHEMA)
         self.recipe_list.create(schema.RECIPES_SCHEMA)
@@ -173,6 +175,11 @@ class Lake:
     def swaps(self) -> LakeTable:
         """One row per pair and method."""
         return self.table("swaps")
+
+    @property
+    def diffface_swaps(self) -> LakeTable:
+        """One row per pair."""
+        return self.table("diffface_swaps")
 
     @property
     def artifacts(self) -> LakeTable:

@@ -14,6 +14,9 @@ SEPARATOR = "@"
 RECIPE_TABLES = ("triplets", "swaps")
 """Tables of which every recipe has its own."""
 
+RELEASED_TABLES = (*RECIPE_TABLES, "diffface_swaps")
+"""Tables whose rows a release lists; those that are no recipe's own, the default recipe's."""
+
 _NAME = re.compile(r"[a-z0-9][a-z0-9_.]*")
 
 

@@ -24,7 +24,7 @@ from resources.lake.housekeeping import remove_all
 from resources.lake.ingest import ingest, refresh_shard, source_path, source_roots
 from resources.lake.lake import Lake
 from resources.lake.locks import alone_on_lake
-from resources.lake.recipes import RECIPE_TABLES, base_name, of_recipe, recipe_of
+from resources.lake.recipes import RELEASED_TABLES, base_name, of_recipe, recipe_of
 from resources.lake.storage import Storage
 from resources.lake.table import LakeTable
 
@@ -149,7 +149,7 @@ def _drop(lake: Lake, damage: Damage, report: RepairReport) -> None:
     transaction = lance.Transaction(read_version=snapshot.version, operation=operation)
     lance.LanceDataset.commit(table.uri, transaction, storage_options=dict(table.storage_options) or None)
     report.done.append(f"{damage.table}: dropped {damage.rows} rows that cannot be read")
-    if base_name(damage.table) in RECIPE_TABLES:
+    if base_name(damage.table) in RELEASED_TABLES:
         maker = of_recipe(LIST_MAKER, recipe_of(damage.table))
         _make_stale(lake, maker)
         report.done.append(f"{maker} is stale, so that `orchard run` lists the lost pairs again")

@@ -150,6 +150,9 @@ TRIPLETS_SCHEMA = pa.schema(PAIR_FIELDS)
 SWAPS_SCHEMA = pa.schema([*PAIR_FIELDS, pa.field("method", pa.string(), nullable=False)])
 """One row per (pair, method): the same pair is swapped by teacher, teacher with inversion, and student."""
 
+DIFFFACE_SWAPS_SCHEMA = pa.schema(PAIR_FIELDS)
+"""One row per evaluation pair of the default recipe: no recipe makes a difference to what DiffFace swaps."""
+
 RECIPES_SCHEMA = pa.schema([pa.field("recipe", pa.string(), nullable=False)])
 """Recipes besides the default one that were started in this lake."""
 

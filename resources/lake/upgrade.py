@@ -24,6 +24,7 @@ BASE_SCHEMAS: dict[str, pa.Schema] = {
     "swap_pairs": schema.SWAP_PAIRS_SCHEMA,
     "triplets": schema.TRIPLETS_SCHEMA,
     "swaps": schema.SWAPS_SCHEMA,
+    "diffface_swaps": schema.DIFFFACE_SWAPS_SCHEMA,
     "artifacts": schema.ARTIFACTS_SCHEMA,
     "evaluations": schema.EVALUATIONS_SCHEMA,
     "recipes": schema.RECIPES_SCHEMA,

@@ -17,8 +17,8 @@ from typer.testing import CliRunner
 from assets.checks.catalogue import CheckRun, DataChecks, checks_of
 from assets.checks.findings import Severity
 from assets.checks.limits import CheckLimits, ShareLimit
-from assets.release import METHODS
 from assets.stage import StageGraph
+from assets.swap_methods import methods_of
 from pipeline import cli
 from pipeline.profiles import profile
 from resources.lake.lake import Lake
@@ -67,7 +67,8 @@ def test_a_finished_lake_passes_every_check(smoke_lake, graph) -> None:
     assert seen["latents"] == {*rows, "values_finite"}
     assert seen["landmarks"] == {*rows, "values_finite", "landmarks_plausible"}
     assert seen["iris"] == {*rows, "values_finite", "iris_plausible"}
-    assert seen["pseudo_triplets"] == seen["swaps"] == {*rows, "values_finite", "ids_unique"}
+    for name in ("pseudo_triplets", "swaps", "diffface_swaps"):
+        assert seen[name] == {*rows, "values_finite", "ids_unique"}
     assert seen["triplet_scores"] == {*rows, "values_finite"}
     made = ("release", "prompt_embeddings", "teacher", "triplets_release", "student")
     for name in (*made, "evaluation", "frontier", "evaluation_protocol"):
@@ -342,9 +343,10 @@ def test_weights_and_metrics_that_are_not_finite_are_found(lake, damage, look) -
     measured = lake.evaluations.snapshot().dataset.to_table(
         filter=f"evaluation = '{evaluation.digest.hex()}'"
     )
-    assert set(measured["method"].to_pylist()) == {"copy_target", "codec_ceiling", *METHODS}
+    methods = methods_of(diffface=True)
+    assert set(measured["method"].to_pylist()) == {"copy_target", "codec_ceiling", *methods}
     count = look("evaluation", "artifact_complete", None).finding.metadata["metrics"]
-    assert count == measured.num_rows >= 10 * (2 + len(METHODS))
+    assert count == measured.num_rows >= 10 * (2 + len(methods))
 
     def spoil(rows: pa.Table) -> pa.Table:
         place = rows.schema.get_field_index("low")

@@ -12,7 +12,7 @@ import pytest
 from assets.evaluation import at_rows, swapped_pairs
 from assets.evaluation_pairs import EvaluationPair, evaluation_pairs, pairs_truth, why_not_exact
 from assets.evaluation_views import evaluation_markdown, evaluation_preview
-from assets.release import METHODS
+from assets.swap_methods import methods_of
 from models.metrics.exact_scores import exact_scores
 from models.metrics.exact_truth import ExactTruth
 from resources.lake.errors import LakeError
@@ -45,7 +45,7 @@ def bench(pairs: list[EvaluationPair]) -> ExactTruth:
 def test_every_method_is_measured_and_the_two_references_stand_where_they_must(
     figures: dict[str, dict[str, dict[str, Any]]],
 ) -> None:
-    assert {"teacher", "teacher_inversion", "student"} < set(figures)
+    assert {"teacher", "teacher_inversion", "student", "diffface"} < set(figures)
     copy, ceiling = figures["copy_target"], figures["codec_ceiling"]
     assert (copy["leak"]["mean"], copy["rank_1_of_20"]["mean"], copy["swap_progress"]["mean"]) == (1, 0, 0)
     assert (ceiling["leak"]["mean"], ceiling["rank_1_of_20"]["mean"]) == (0, 1)
@@ -75,7 +75,7 @@ def test_people_see_a_table_and_pictures(smoke_lake: Any) -> None:
     assert "| leak | 1 (1 to 1) | 0 (0 to 0) |" in table
     preview = evaluation_preview(smoke_lake.lake, artifact)
     assert preview is not None
-    assert decode_upright(preview).shape == (3 * 96, (1 + len(METHODS)) * 96, 3)
+    assert decode_upright(preview).shape == (3 * 96, (1 + len(methods_of(diffface=True))) * 96, 3)
 
 
 def test_without_parameters_it_is_said_what_cannot_be_rendered(pairs: list[EvaluationPair]) -> None:

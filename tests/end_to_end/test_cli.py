@@ -25,6 +25,7 @@ STAGES = (
     *ROW_STAGES,
     "prompt_embeddings",
     "release",
+    "diffface_swaps",
     "teacher",
     "pseudo_triplets",
     "triplet_scores",
@@ -178,7 +179,7 @@ def test_swap_needs_a_statement_of_consent_and_marks_its_picture(own, tmp_path: 
 
 
 def test_every_swap_and_triplet_in_the_lake_is_marked(own) -> None:
-    for table, column in (("swaps", "swap"), ("triplets", "swapped")):
+    for table, column in (("swaps", "swap"), ("diffface_swaps", "swap"), ("triplets", "swapped")):
         rows = own.lake.table(table).snapshot().scan([column, "source_image_id"]).to_pylist()
         assert rows
         for row in rows:

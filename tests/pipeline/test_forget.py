@@ -57,6 +57,10 @@ def found_in(lake: Lake, pieces: list[bytes]) -> dict[bytes, list[str]]:
     return found
 
 
+MADE = (("triplets", "swapped"), ("swaps", "swap"), ("diffface_swaps", "swap"), ("swap_pairs", "truth"))
+"""Tables of made pictures, and the columns that hold them."""
+
+
 def pieces_of(lake: Lake, identity: str) -> dict[str, list[bytes]]:
     """Byte sequences of everything stored about a person: photographs, arrays, made pictures, truths."""
     names = ["image", "identity_embedding", "latent_target", "latent_condition"]
@@ -68,10 +72,10 @@ def pieces_of(lake: Lake, identity: str) -> dict[str, list[bytes]]:
         for name in names[2:]:
             pieces[name] += sequences(np.asarray(row[name], np.float16).tobytes())
     ids = {row["image_id"] for row in rows}
-    for table, column in (("triplets", "swapped"), ("swaps", "swap"), ("swap_pairs", "truth")):
+    for table, column in MADE:
         ends = ["source_image_id", "target_image_id"]
         made = lake.table(table).snapshot().scan([*ends, column]).to_pylist()
-        pieces[column] = [
+        pieces[column] = pieces.get(column, []) + [
             piece
             for row in made
             if row[column] and ids & {row[end] for end in ends}
@@ -143,7 +147,7 @@ def test_no_byte_of_a_person_is_left_and_the_models_that_saw_them_are_named(
         values = snapshot.fragment_columns(fragment.fragment_id, ["shard"])["shard"].to_pylist()
         assert len(set(values)) == 1
     assert {row["image_id"]: row["shard"] for row in rows_by_key(lake, person).values()} == shards
-    for table in ("faces", "triplets", "swaps", "swap_pairs"):
+    for table in ("faces", "triplets", "swaps", "diffface_swaps", "swap_pairs"):
         lake.table(table).snapshot().dataset.validate()
 
 
@@ -165,7 +169,7 @@ def test_the_next_run_makes_everything_again_without_them(
     everything = [piece for group in pieces_of(lake, person).values() for piece in group]
     report = forget(lake, identities=[person])
     assert found_in(lake, everything) == {}
-    assert report.tables["swaps"].rows > 0
+    assert report.tables["swaps"].rows > report.tables["diffface_swaps"].rows > 0
     assert report.tables["swap_pairs"].rows > 0
     assert {item.stage for item in report.tainted} == {"evaluation", "evaluation_protocol", "frontier"}
     assert any(location.startswith("frontiers/") for location in report.removed_files)

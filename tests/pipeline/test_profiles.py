@@ -29,7 +29,7 @@ from resources.weights.manifest import MANIFEST
 from resources.weights.resolve import folder_sha256, resolve
 
 PACKAGED = {"centerface", "dlib_face_recognition", "face_landmarker", "selfie_segmenter"}
-PACKAGED |= {"tiny_base", "world_embedder"}
+PACKAGED |= {"tiny_base", "tiny_denoiser", "world_embedder", "world_gaze", "world_parser"}
 PARTS = ("", "_codec", "_text")
 BASES = {f"{name}{part}" for name in ("flux_krea", "flux_schnell") for part in PARTS} | {"schnell_identity"}
 

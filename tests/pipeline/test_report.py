@@ -22,8 +22,8 @@ from PIL import Image
 from playwright.sync_api import sync_playwright
 from typer.testing import CliRunner
 
-from assets.release import METHODS as METHOD_KEYS
 from assets.stage import StageGraph
+from assets.swap_methods import methods_of
 from pipeline.cli import app
 from pipeline.doctor import note_browser
 from pipeline.profiles import profile
@@ -35,7 +35,8 @@ from resources.lake.lake import Lake
 from resources.lake.pairs import store_swap_pairs
 from resources.photos.marking import DIGITAL_SOURCE_TYPE, read_mark
 
-METHODS = ("teacher", "teacher + inversion", "student", "mesh warp")
+METHOD_KEYS = methods_of(diffface=True)
+METHODS = ("teacher", "teacher + inversion", "student", "mesh warp", "DiffFace")
 SIDE = 32
 """Side of the smoke profile's pictures, px."""
 
@@ -85,8 +86,9 @@ def block_means(picture: np.ndarray) -> np.ndarray:
 
 
 def swapped_bytes(lake: Lake) -> dict[str, bytes]:
-    rows = lake.swaps.snapshot().dataset.to_table(columns=["pair_id", "swap"]).to_pylist()
-    return {row["pair_id"]: row["swap"] for row in rows}
+    tables = (lake.swaps, lake.diffface_swaps)
+    rows = [table.snapshot().dataset.to_table(columns=["pair_id", "swap"]).to_pylist() for table in tables]
+    return {row["pair_id"]: row["swap"] for own in rows for row in own}
 
 
 def files_of(folder: Path) -> dict[str, int]:
@@ -192,6 +194,7 @@ def test_accounts_of_every_stage_add_up(finished: ReportData, graph: StageGraph,
     lines = {line.name: line for line in finished.stages}
     for line in finished.stages:
         expected = {"photographs": 20, "triplets": 6, "swaps": 16, "result": 1}[line.unit]
+        expected = 4 if line.name == "diffface_swaps" else expected
         assert line.ok + line.quarantined + line.pending == expected
         assert sum(item.count for item in line.reasons) == line.quarantined
     assert lines["faces"].ok == 20
@@ -230,7 +233,7 @@ def test_the_swaps_on_the_page_are_the_stored_files_with_their_marks(smoke_lake:
     stored = swapped_bytes(smoke_lake.lake)
     shown = page.pictures("swap by ")
     assert sorted(data for data, _ in shown) == sorted(stored.values())
-    assert len(shown) == 16
+    assert len(shown) == 20
     models = {
         name: smoke_lake.lake.current_artifact(name).metadata["model_id"] for name in ("teacher", "student")
     }
@@ -238,11 +241,13 @@ def test_the_swaps_on_the_page_are_the_stored_files_with_their_marks(smoke_lake:
         mark = read_mark(data)
         assert mark is not None
         method = mark.stage.removeprefix("swaps/")
-        assert mark.model_id == {**models, "teacher_inversion": models["teacher"]}.get(method, "mesh_warp")
+        named = {**models, "teacher_inversion": models["teacher"], "diffface_swaps": mark.model_id}
+        assert mark.model_id == named.get(method, "mesh_warp")
+        assert mark.model_id.startswith("diffface-") == (method == "diffface_swaps")
         assert mark.model_id in title
         assert page.words.count(mark.model_id) >= 4
     assert DIGITAL_SOURCE_TYPE in page.words
-    assert "16 of 16 marks" in page.text
+    assert "20 of 20 marks" in page.text
 
 
 def test_target_condition_and_truth_are_what_the_model_is_measured_with(
@@ -419,7 +424,7 @@ def test_what_is_missing_or_unmarked_in_a_pair_is_said(
     assert data.checkpoints[0].curve is None
     assert data.checkpoints[1].curve is not None
     text = Page(render(data)).text
-    assert "15 of 16 marks" in text
+    assert "19 of 20 marks" in text
     assert "Its folder is gone from the lake. The record of its losses is gone" in text
 
 

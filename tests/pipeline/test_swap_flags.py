@@ -15,13 +15,13 @@ from assets.stage import RowStage
 from models.faces.condition import PIXEL_CONDITION
 from models.swap.sampling_config import SamplingConfig
 from pipeline.cli import app
+from pipeline.commands.swap_folders import last_folder
 from pipeline.commands.swap_options import (
     ConditionName,
     InverseCondition,
     Method,
     SwapFlags,
     SwapPlace,
-    last_folder,
     two_places,
 )
 from pipeline.options import UsageError

@@ -1,0 +1,160 @@
+"""Photographs swapped one face after another, without checkpoint, base or lake.
+
+What is done with a face is a subclass's: a classical warp, or DiffFace.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Generic, TypeVar
+
+import numpy as np
+
+from assets.landmarks import FACE_AT
+from assets.photo_swaps.annotation import MASKS, Annotator
+from assets.photo_swaps.faces import PhotoFace
+from assets.photo_swaps.outputs import SwappedPhoto, TargetFace, side_by_side
+from assets.photo_swaps.pairs import PhotoPair
+from assets.photo_swaps.settings import FaceSelection, SwapSettings
+from models.faces.alignment import transform_points
+from models.faces.images import Image, Mask
+from resources.lake.errors import LakeError
+from resources.photos.decoding import decode_upright, read_photo
+from resources.photos.reasons import Reason, RowError
+
+ANNOTATED_SIDE = 512
+"""Side of the aligned crop in which a target's mask and points are found, px."""
+
+Given = TypeVar("Given")
+"""What a method takes of a source."""
+
+
+class FaceByFaceSwapper(ABC, Generic[Given]):
+    """Swaps photographs face by face; the profile's annotation finds and describes faces.
+
+    Args:
+        annotator: the profile's annotation.
+        settings: which faces, and how crops are aligned.
+        grid: whether grids are drawn.
+
+    Raises:
+        LakeError: the photograph of a wanted person cannot be used.
+    """
+
+    def __init__(self, annotator: Annotator, settings: SwapSettings, *, grid: bool = False) -> None:
+        self.annotator, self.settings, self.grid = annotator, settings, grid
+        self._finder = annotator.finder()
+        choices = (settings.faces, settings.source_face)
+        self._wanted = {
+            choice.photo: self._identity(choice.photo)
+            for choice in choices
+            if choice is not None and choice.photo is not None
+        }
+
+    @property
+    @abstractmethod
+    def model_id(self) -> str:
+        """What marks and manifests call it."""
+
+    @abstractmethod
+    def _give(self, row: dict[str, Any]) -> Given:
+        """What is taken of a source's annotated photograph. Raises RowError where nothing can be."""
+
+    @abstractmethod
+    def _put(
+        self, picture: Image, changed: Mask, face: TargetFace, row: dict[str, Any], given: Given, name: str
+    ) -> RowError | None:
+        """Swap one face of a picture in place, and mark where; or say why not.
+
+        `row` is the annotated crop of the face, `name` the pair's.
+        """
+
+    @property
+    def decided(self) -> dict[str, Any]:
+        """What decides results besides photographs and settings, for digests."""
+        stages = self.annotator.graph.needed_for([MASKS]).stages
+        return {"annotation": [stage.prefix.hex() for stage in stages], "model_id": self.model_id}
+
+    def swap(self, pairs: Sequence[PhotoPair]) -> list[SwappedPhoto | RowError]:
+        """One outcome per pair, in order."""
+        outcomes: list[SwappedPhoto | RowError] = []
+        for pair in pairs:
+            try:
+                outcomes.append(self._swap(pair))
+            except RowError as error:
+                outcomes.append(error)
+        return outcomes
+
+    def _swap(self, pair: PhotoPair) -> SwappedPhoto:
+        if pair.problem is not None:
+            raise pair.problem
+        with _about("source"):
+            source = decode_upright(read_photo(pair.source))
+            given = self._source(source)
+        with _about("target"):
+            target = decode_upright(read_photo(pair.target))
+            chosen = self._choose(target, self.settings.faces)
+        faces = [TargetFace(face, problem=self._finder.too_small(face)) for face in chosen]
+        picture, changed = target.copy(), np.zeros(target.shape[:2], np.bool_)
+        for face in faces:
+            if face.problem is None:
+                face.problem = self._swap_face(picture, changed, face, given, pair.name)
+        if all(face.problem for face in faces):
+            with _about("target"):
+                raise faces[0].problem or RowError(Reason.NO_FACE, "no face was chosen")
+        grid = side_by_side(source, faces, with_target=False) if self.grid else None
+        return SwappedPhoto(picture, changed, faces, grid)
+
+    def _source(self, image: Image) -> Given:
+        row: dict[str, Any] = {"image": image}
+        if self.settings.source_face is not None:
+            (face,) = self._choose(image, self.settings.source_face)
+            row[FACE_AT] = _centre(face)
+        return self._give(self._annotated(row))
+
+    def _swap_face(
+        self, picture: Image, changed: Mask, face: TargetFace, given: Given, name: str
+    ) -> RowError | None:
+        assert face.face is not None  # faces of photographs have crops
+        crop = face.face.crop
+        at = transform_points(_centre(face.face)[None], crop.matrix_2x3)[0]
+        try:
+            row = self._annotated({"image": crop.image, FACE_AT: at})
+        except RowError as error:
+            return error
+        return self._put(picture, changed, face, row, given, name)
+
+    def _annotated(self, row: dict[str, Any]) -> dict[str, Any]:
+        (outcome,) = self.annotator.annotate([row], [MASKS])
+        if isinstance(outcome, RowError):
+            raise outcome
+        return outcome
+
+    def _choose(self, image: Image, selection: FaceSelection) -> list[PhotoFace]:
+        found = self._finder.find(image, style=self.settings.crop, size=ANNOTATED_SIDE)
+        wanted = None if selection.photo is None else self._wanted[selection.photo]
+        return self._finder.choose(image, found, selection, wanted)
+
+    def _identity(self, path: Path) -> np.ndarray:
+        """Embedding of the person that `closest` looks for."""
+        try:
+            return self._finder.identity(decode_upright(read_photo(path)))
+        except RowError as error:
+            raise LakeError(f"{path} shows nobody to look for: {error}") from error
+
+
+@contextmanager
+def _about(side: str) -> Iterator[None]:
+    """A RowError from within says which photograph it is about."""
+    try:
+        yield
+    except RowError as error:
+        raise RowError(error.reason, f"{side}: {error.detail}") from error
+
+
+def _centre(face: PhotoFace) -> np.ndarray:
+    box_4 = face.crop.box_4
+    return ((box_4[:2] + box_4[2:]) / 2).astype(np.float32)
