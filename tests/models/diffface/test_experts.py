@@ -193,7 +193,6 @@ def test_the_published_gaze_network_has_its_published_size() -> None:
     assert shapes["hgs.2.0.low2.low2.low2.low2.conv2.conv.weight"] == (16, 16, 3, 3)
     assert shapes["merge_preds.1.conv.conv.weight"] == (32, 34, 1, 1)
     assert shapes["gaze_fc1.weight"] == (256, 7748)
-    assert network(torch.rand(2, 1, 96, 160, device="meta")).gaze_B2.shape == (2, 2)
     with pytest.raises(ValueError, match="expected eyes"):
         network(torch.rand(2, 1, 90, 150, device="meta"))
     with pytest.raises(ValueError, match="multiples of 8"):
