@@ -80,7 +80,7 @@ def landmarks_stage(config: LandmarksConfig) -> RowStage:
 
     return RowStage(
         name="landmarks",
-        code_version="1",
+        code_version="2",
         description="CenterFace finds the face, the 478-point mesh is fitted; 68 landmarks, pose, alignment.",
         config=config,
         inputs=(Input("faces", ("image",)),),
