@@ -188,7 +188,12 @@ def main(argv: list[str] | None = None) -> None:
         help="side the face is squeezed to in the condition image",
     )
     parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--held-out-pairs", type=int, default=200, help="pairs of the closing evaluation")
+    parser.add_argument(
+        "--held-out-pairs",
+        type=int,
+        default=200,
+        help="pairs of the closing evaluation; 0 leaves it and the gate out",
+    )
     parser.add_argument("--held-out-people", type=int, default=200, help="people of the closing evaluation")
     parser.add_argument("--held-out-scenes", type=int, default=600, help="scenes of the closing evaluation")
     arguments = parser.parse_args(argv)
@@ -217,7 +222,7 @@ def main(argv: list[str] | None = None) -> None:
     if not is_main():
         return
     write_log(arguments.output, arguments.work / "run")
-    if arguments.stop_after is not None:
+    if arguments.stop_after is not None or not arguments.held_out_pairs:
         return
     held_out = WorldConfig(
         seed=held_out_seed(arguments.seed),

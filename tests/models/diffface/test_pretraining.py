@@ -78,6 +78,7 @@ def test_batches_take_the_identity_that_is_asked_for(faces):
         assert np.array_equal(own.identity_BD[row], faces.image_identity_ND[picture])
         wanted = faces.photo_identity_PKD[faces.person_N[picture], photo]
         assert np.array_equal(other.identity_BD[row], wanted)
+        assert own.points_B52 is not None
         assert np.array_equal(own.points_B52[row], faces.points_N52[picture])
 
 

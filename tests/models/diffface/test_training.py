@@ -12,7 +12,7 @@ from torch import Tensor
 from models.diffface.config import DenoiserConfig
 from models.diffface.denoiser import Denoiser
 from models.diffface.training import train_denoiser
-from models.diffface.training_data import DenoiserBatch, PhotoData
+from models.diffface.training_data import DenoiserBatch, IdentitySource, PhotoData
 from models.diffface.training_losses import draw_indices, draw_noise, face_network_pixels
 from models.diffface.training_recipe import DenoiserRecipe
 from models.faces.network_inputs import imagenet_normalised
@@ -46,7 +46,7 @@ def build_denoiser() -> Denoiser:
     return denoiser
 
 
-def build_data(people=None, source="image") -> PhotoData:
+def build_data(people=None, source: IdentitySource = "image") -> PhotoData:
     rng = np.random.default_rng(3)
     identity = rng.standard_normal((12, 6)).astype(np.float32)
     return PhotoData(
