@@ -74,7 +74,8 @@ bench-check: $(VENV)/.test  ## Score the shipped checkpoints again; fails where 
 
 EMBEDDER := models/identity/checkpoints/world_embedder.safetensors
 BASE := $(BIN)/python -m models.swap.pretraining --embedder $(EMBEDDER)
-pretrain: $(VENV)/.test  ## Train the world's embedder and the tiny base anew, each behind its gate; resumable (2 hours)
+MORE_PEOPLE := --people 12000 --photos 2 --scenes 36000
+pretrain: $(VENV)/.test  ## Train the world's embedder and the tiny base anew, each behind its gate; resumable (4 hours)
 	$(BIN)/python -m models.identity.world_embedder_training --work $(PRETRAIN)/embedder --output $(EMBEDDER)
 	$(BASE) --work $(PRETRAIN)/first --output $(PRETRAIN)/first.safetensors \
 		--downsample-size 8 --steps 7500 --stop-after 4500
@@ -86,9 +87,12 @@ pretrain: $(VENV)/.test  ## Train the world's embedder and the tiny base anew, e
 	$(BASE) --work $(PRETRAIN)/fourth --output $(PRETRAIN)/fourth.safetensors \
 		--start-from $(PRETRAIN)/third.safetensors --steps 5000 --learning-rate 3e-3 --timestep-shift 16 \
 		--optimiser muon --dropout 0.02 --held-out-pairs 0
-	$(BASE) --work $(PRETRAIN)/fifth --output models/swap/checkpoints/tiny_base.safetensors \
+	$(BASE) --work $(PRETRAIN)/fifth --output $(PRETRAIN)/fifth.safetensors \
 		--start-from $(PRETRAIN)/fourth.safetensors --steps 3600 --learning-rate 2.5e-3 --timestep-shift 12 \
-		--optimiser muon --dropout 0.02 --seed 1 --people 12000 --photos 2 --scenes 36000
+		--optimiser muon --dropout 0.02 --seed 1 $(MORE_PEOPLE) --held-out-pairs 0
+	$(BASE) --work $(PRETRAIN)/sixth --output models/swap/checkpoints/tiny_base.safetensors \
+		--start-from $(PRETRAIN)/fifth.safetensors --steps 3200 --learning-rate 2.5e-3 --timestep-shift 8 \
+		--optimiser muon --dropout 0.02 --seed 2 $(MORE_PEOPLE)
 
 lock:  ## Resolve every extra anew and write requirements.lock
 	./tools/lock.sh "$(PYTHON)"
