@@ -2,7 +2,8 @@
 
 A task passes every native call, closing included, to a thread pool. Python stops all thread pools before it
 runs `atexit` functions and destructors, so a task closed there fails and prints a traceback over the result
-of a command that went well.
+of a command that went well. One that the collector of cycles takes away together
+with its pool would wait for ever: the pool's thread is dismissed before the destructor asks it to close.
 """
 
 import functools
@@ -22,10 +23,14 @@ class Closable(Protocol):
 _open: weakref.WeakSet[Closable] = weakref.WeakSet()
 
 
-def close_before_exit(task: Closable) -> None:
-    """Close `task` when the main thread ends, unless it has been closed or collected by then."""
+def close_before_exit(task: Closable, owner: object) -> None:
+    """Close `task` when its one owner is collected, or when the main thread ends.
+
+    Until then the task is held from here, out of every cycle; it must hold no reference to `owner`.
+    """
     _register()
     _open.add(task)
+    weakref.finalize(owner, task.close).atexit = False
 
 
 @functools.cache

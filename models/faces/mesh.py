@@ -116,7 +116,7 @@ class FaceMesh:
         )
         with quiet_native_log():
             self._landmarker = vision.FaceLandmarker.create_from_options(options)
-        close_before_exit(self._landmarker)
+        close_before_exit(self._landmarker, self)
 
     def __enter__(self) -> Self:
         return self

@@ -133,7 +133,7 @@ class PersonSegmenter:
         )
         with quiet_native_log():
             self._segmenter = vision.ImageSegmenter.create_from_options(options)
-        close_before_exit(self._segmenter)
+        close_before_exit(self._segmenter, self)
 
     def __enter__(self) -> Self:
         return self
