@@ -42,10 +42,33 @@ RecipeOption = Annotated[
     str | None,
     typer.Option("--recipe", help="Of this recipe, listed by `orchard recipes`; else of the default one."),
 ]
+ConsentOption = Annotated[
+    str | None,
+    typer.Option(
+        "--consent",
+        help="Your statement on what basis the pictures of all people shown may be used; written into every "
+        "result.",
+    ),
+]
 
 
 class UsageError(typer.BadParameter):
     """Something on the command line is wrong; printed without a traceback."""
+
+
+def need_consent(statement: str | None) -> str:
+    """The statement of `--consent` without blanks around it. Raises UsageError where nothing is said."""
+    if statement is None or not statement.strip():
+        raise UsageError(
+            "say on what basis both people's pictures may be used, e.g. --consent 'both subjects agreed in "
+            "writing, 2026-11-02' or --consent 'synthetic faces'"
+        )
+    return statement.strip()
+
+
+def say(text: str) -> None:
+    """A sentence for people, on standard error, so that --json prints one object and nothing else."""
+    typer.echo(text, err=True)
 
 
 def open_lake(uri: str) -> Lake:
@@ -119,6 +142,7 @@ def project_root() -> Path:
 __all__ = [
     "DEFAULT_LAKE",
     "DEFAULT_PROFILE",
+    "ConsentOption",
     "DeviceOption",
     "JsonOption",
     "LakeOption",
@@ -131,9 +155,11 @@ __all__ = [
     "default_home",
     "find_profile",
     "find_view",
+    "need_consent",
     "open_graph",
     "open_lake",
     "print_json",
     "project_root",
     "require_started",
+    "say",
 ]

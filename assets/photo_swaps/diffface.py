@@ -39,7 +39,8 @@ def diffface_config(graph: StageGraph, profile: str) -> DiffFaceSwapsConfig:
         assert isinstance(config, DiffFaceSwapsConfig)  # of that stage
         return config
     raise LakeError(
-        f"the profile {profile} has no DiffFace, whose published networks forbid commercial use; take another"
+        f"the profile {profile} has no stage {DIFFFACE_SWAPS}, which names the networks of DiffFace; take a "
+        "profile that has it"
     )
 
 

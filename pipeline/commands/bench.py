@@ -10,7 +10,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from pipeline.options import UsageError
+from pipeline.options import UsageError, say
 from resources.weights.resolve import resolve
 
 TABLE_WIDTH = 120
@@ -60,18 +60,18 @@ def score_command(
         side = manifest.size if size is None else size
         found = read_results(folder / results, manifest.names, side)
         landmarker = resolve("face_landmarker").path if pose else None
-        told = score_results(manifest, found, side, face_landmarker=landmarker, report=_say)
+        told = score_results(manifest, found, side, face_landmarker=landmarker, report=say)
     except ResultsError as error:
         typer.echo(f"orchard: {error}", err=True)
         raise typer.Exit(1) from error
     except ValueError as error:
         raise UsageError(str(error)) from error
     if found.unused:
-        _say(f"{len(found.unused)} pictures belong to no pair and were left out, first {found.unused[0]}")
+        say(f"{len(found.unused)} pictures belong to no pair and were left out, first {found.unused[0]}")
     _show(told)
     if json is not None:
         json.write_text(dumps(told, indent=1, allow_nan=False) + "\n")
-        _say(f"all numbers are in {json}")
+        say(f"all numbers are in {json}")
 
 
 def _show(told: dict[str, Any]) -> None:
@@ -102,7 +102,3 @@ def _cell(interval: dict[str, Any]) -> str:
 def _number(value: float) -> str:
     """Three digits, of which at most three after the point."""
     return f"{round(value, 3):.3g}"
-
-
-def _say(text: str) -> None:
-    typer.echo(text, err=True)

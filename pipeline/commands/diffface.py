@@ -16,12 +16,15 @@ from pipeline.commands.swap_options import flag
 from pipeline.options import (
     DEFAULT_LAKE,
     DEFAULT_PROFILE,
+    ConsentOption,
     DeviceOption,
     JsonOption,
     ProfileOption,
     UsageError,
     find_profile,
+    need_consent,
     print_json,
+    say,
 )
 from pipeline.weights_gate import require_weights
 from resources.lake.lake import Lake
@@ -41,13 +44,7 @@ def diffface_command(
         Path | None,
         typer.Argument(help="Portrait that gives everything else, or a folder; data/targ if absent."),
     ] = None,
-    consent: Annotated[
-        str | None,
-        typer.Option(
-            help="Your statement on what basis the pictures of all people shown may be used; written into "
-            "every result."
-        ),
-    ] = None,
+    consent: ConsentOption = None,
     timestep_respacing: Annotated[
         str | None,
         flag(
@@ -139,11 +136,7 @@ def diffface_command(
     Every file says in its own metadata that a model made it, which one, and your statement of consent.
     Swapping somebody's face without their consent can be a crime; the statement is required.
     """
-    if not consent or not consent.strip():
-        raise UsageError(
-            "say on what basis both people's pictures may be used, e.g. --consent 'both subjects agreed in "
-            "writing, 2026-11-02' or --consent 'synthetic faces'"
-        )
+    statement = need_consent(consent)
     if gpu_id is not None and device != "auto":
         raise UsageError("--gpu_id and --device both choose where to compute; give one of them")
     given = {
@@ -174,11 +167,11 @@ def diffface_command(
     config = diffface_config(graph, profile)
     roles = {role for stage in graph.needed_for([MASKS]).stages for role in stage.weights}
     require_weights(profile, sorted(roles.union(graph[DIFFFACE_SWAPS].weights)))
-    opened = OpenedDiffFace.open(config, settings, asked, _say)
-    annotator = Annotator(Lake.locate(DEFAULT_LAKE), graph, masked_source=False, device=asked, report=_say)
+    opened = OpenedDiffFace.open(config, settings, asked, say)
+    annotator = Annotator(Lake.locate(DEFAULT_LAKE), graph, masked_source=False, device=asked, report=say)
     pairs = [NumberedPair(number, *files) for number, files in enumerate(paired)]
     reports = run_pairs(
-        DiffFaceFrames(annotator, opened), opened, pairs, consent.strip(), panels=panels, report=_say
+        DiffFaceFrames(annotator, opened), opened, pairs, statement, panels=panels, report=say
     )
     failed = [item for item in reports if item.problem is not None]
     distances = [value for item in reports for value in item.distances if value is not None]
@@ -231,15 +224,10 @@ def _paired(source: Path, target: Path, compat: CompatConfig) -> list[tuple[Path
     except (FileNotFoundError, ValueError) as error:
         raise UsageError(str(error)) from error
     pairs = [(sources[first], targets[second]) for first, second in places]
-    _say(
+    say(
         "paired by position: "
         + ", ".join(
             f"{number}: {first.name} onto {second.name}" for number, (first, second) in enumerate(pairs)
         )
     )
     return pairs
-
-
-def _say(text: str) -> None:
-    """Sentences for people go to standard error, so that --json prints one object and nothing else."""
-    typer.echo(text, err=True)

@@ -38,6 +38,7 @@ from pipeline.commands.swap_telling import tell_clip, tell_many
 from pipeline.options import (
     DEFAULT_LAKE,
     DEFAULT_PROFILE,
+    ConsentOption,
     DeviceOption,
     JsonOption,
     LakeOption,
@@ -46,8 +47,10 @@ from pipeline.options import (
     UsageError,
     find_profile,
     find_view,
+    need_consent,
     open_lake,
     print_json,
+    say,
 )
 from pipeline.weights_gate import require_weights
 from resources.lake.lake import Lake
@@ -77,13 +80,7 @@ def swap_command(
             help="PNG to write, of a clip MP4 (swap.png, swap.mp4 unless given); or folder of many pairs.",
         ),
     ] = None,
-    consent: Annotated[
-        str | None,
-        typer.Option(
-            help="Your statement on what basis the pictures of all people shown may be used; written into "
-            "every result."
-        ),
-    ] = None,
+    consent: ConsentOption = None,
     method: Annotated[
         Method | None,
         typer.Option(
@@ -231,11 +228,7 @@ def swap_command(
     statement of consent. Swapping somebody's face without their consent can be a crime; the statement is
     required.
     """
-    if not consent or not consent.strip():
-        raise UsageError(
-            "say on what basis both people's pictures may be used, e.g. --consent 'both subjects agreed in "
-            "writing, 2026-11-02' or --consent 'synthetic faces'"
-        )
+    statement = need_consent(consent)
     source, target = two_places((source, target), source_option, target_option)
     place = SwapPlace(
         source, target, out, base_path, ffhq_base_path, run_name, ckpt, render_conditions=render_conditions
@@ -279,10 +272,12 @@ def swap_command(
     recipes = [] if view.recipe is None else [view.recipe]
     graph = need_alone(profile, settings) if alone else _graph(profile, model_id, recipes)
     pairs, conditions = place.pairs(settings)
-    _say(conditions)
-    annotator = Annotator(opened, graph, masked_source=settings.masked_source, device=device, report=_say)
+    say(conditions)
+    annotator = Annotator(opened, graph, masked_source=settings.masked_source, device=device, report=say)
     if alone:
-        swapper = open_alone(annotator, settings, diffface or [], profile, device, grid=grid, report=_say)
+        swapper = open_alone(
+            annotator, graph, settings, diffface or [], profile, device, grid=grid, report=say
+        )
     else:
         loaded = load_swapper(
             opened,
@@ -291,7 +286,7 @@ def swap_command(
             checkpoint=checkpoint_path,
             model_id=model_id,
             device=device,
-            report=_say,
+            report=say,
             view=view,
         )
         swapper = PhotoSwapper(annotator, graph, loaded, settings, grid=grid, view=view)
@@ -302,12 +297,12 @@ def swap_command(
         assert source is not None  # `place.clip` has looked
         assert target is not None
         written = out or Path("swap.mp4")
-        made = swap_clip(swapper, source, target, written, consent.strip(), lossless=lossless, report=_say)
+        made = swap_clip(swapper, source, target, written, statement, lossless=lossless, report=say)
         tell_clip(made, written, as_json=json)
         return
     if not many:
         written = out or Path("swap.png")
-        mark, made = swap_one(swapper, pairs[0], written, consent.strip(), mask=save_mask)
+        mark, made = swap_one(swapper, pairs[0], written, statement, mask=save_mask)
         told = {
             "out": str(written),
             **mark.model_dump(mode="json"),
@@ -319,7 +314,7 @@ def swap_command(
             typer.echo(f"{written}, made by {mark.model_id}, marked as {mark.stage}")
         return
     folder = out if out is not None and base_path is None else apple_folder(place, swapper, settings)
-    summary = swap_many(swapper, pairs, folder, consent.strip(), mask=save_mask, report=_say)
+    summary = swap_many(swapper, pairs, folder, statement, mask=save_mask, report=say)
     tell_many(summary, folder, as_json=json)
     if summary.failed:
         raise typer.Exit(1)
@@ -333,8 +328,3 @@ def _graph(name: str, model_id: str | None, recipes: list[str]) -> StageGraph:
         roles |= set(swaps_config(graph).base.roles)
     require_weights(name, sorted(roles))
     return graph
-
-
-def _say(text: str) -> None:
-    """Sentences for people go to standard error, so that --json prints one object and nothing else."""
-    typer.echo(text, err=True)

@@ -34,6 +34,7 @@ def need_alone(profile: str, settings: SwapSettings) -> StageGraph:
 
 def open_alone(
     annotator: Annotator,
+    graph: StageGraph,
     settings: SwapSettings,
     arguments: Sequence[str],
     profile: str,
@@ -42,14 +43,27 @@ def open_alone(
     grid: bool,
     report: Callable[[str], None],
 ) -> FaceByFaceSwapper[Any]:
-    """What swaps by the method of these settings; `arguments` are DiffFace's, as NAME=VALUE."""
+    """What swaps by the method of these settings.
+
+    Args:
+        annotator: finds and describes faces.
+        graph: the profile's stages, whose `diffface_swaps` names DiffFace's networks.
+        settings: the method and all that photographs have in common.
+        arguments: DiffFace's, as NAME=VALUE.
+        profile: the profile's name, for messages.
+        device: as of `choose_device`.
+        grid: whether grids are drawn.
+        report: receives sentences for people.
+
+    Raises UsageError for arguments that are none, LakeError in a profile without DiffFace.
+    """
     if settings.method == "mesh_warp":
         from assets.photo_swaps.warping import MeshWarper
 
         return MeshWarper(annotator, settings, grid=grid)
     from assets.photo_swaps.diffface import DiffFacePhotos, OpenedDiffFace, diffface_config
 
-    config = diffface_config(find_profile(profile).graph(), profile)
+    config = diffface_config(graph, profile)
     opened = OpenedDiffFace.open(config, _changed(config.settings, arguments), device, report)
     return DiffFacePhotos(annotator, settings, opened, grid=grid)
 

@@ -17,6 +17,7 @@ from models.worlds.sampling import sample_attributes, sample_identities
 from models.worlds.world import render
 from pipeline.cli import app
 from resources.compute.device import DeviceUnavailable
+from resources.lake.errors import LakeError
 from resources.photos.decoding import DecodeLimits, decode_upright
 from resources.photos.marking import read_mark
 
@@ -173,6 +174,12 @@ def test_a_gpu_that_is_absent_is_an_error(diffface: Diffface, monkeypatch: pytes
     failed = diffface(*SHORT, "--gpu_id", "1", code=1)
     assert isinstance(failed.exception, DeviceUnavailable)
     assert "cuda:1 was asked for" in str(failed.exception)
+
+
+def test_a_profile_without_the_stage_is_refused(diffface: Diffface) -> None:
+    failed = diffface(*SHORT, "--profile", "flux-schnell", code=1)
+    assert isinstance(failed.exception, LakeError)
+    assert "flux-schnell has no stage diffface_swaps" in str(failed.exception)
 
 
 def test_consent_is_asked_for(portraits: Path) -> None:
