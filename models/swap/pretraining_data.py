@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -94,6 +94,29 @@ def build_pool(
     embeddings = embedder.embed_chips(scenes.chips_PKHW3.reshape(-1, *scenes.chips_PKHW3.shape[2:]))
     log(f"embedded {people * photos} photos")
     return WorldPool(**vars(scenes), embeddings_PKD=embeddings.reshape(people, photos, -1))
+
+
+def joined(pools: Sequence[WorldPool]) -> WorldPool:
+    """Return one pool of the people and scenes of all; nobody is in two of them."""
+    first = np.cumsum([0, *(len(pool.chips_PKHW3) for pool in pools)])
+    scene = np.cumsum([0, *(len(pool.conditions_SHWC) for pool in pools)])
+
+    def all_of(name: str, offsets: NDArray[np.int64] | None = None) -> NDArray:
+        parts = [getattr(pool, name) for pool in pools]
+        if offsets is not None:
+            parts = [part + offset for part, offset in zip(parts, offsets, strict=False)]
+        return parts[0] if len(parts) == 1 else np.concatenate(parts)
+
+    return WorldPool(
+        targets_NHWC=all_of("targets_NHWC"),
+        person_N=all_of("person_N", first),
+        scene_N=all_of("scene_N", scene),
+        conditions_SHWC=all_of("conditions_SHWC"),
+        scene_person_S=all_of("scene_person_S", first),
+        chips_PKHW3=all_of("chips_PKHW3"),
+        attributes_S=all_of("attributes_S"),
+        embeddings_PKD=all_of("embeddings_PKD"),
+    )
 
 
 def build_scenes(
