@@ -22,16 +22,18 @@ from models.diffface.checkpoint import load_denoiser, save_denoiser
 from models.diffface.config import DenoiserConfig, tiny
 from models.diffface.denoiser import Denoiser
 from models.diffface.pretraining_evaluation import evaluate_denoiser
-from models.diffface.training import LOSSES_NAME, StepLosses, train_denoiser
+from models.diffface.training import StepLosses, train_denoiser
 from models.diffface.training_losses import FaceEncoder
 from models.diffface.training_recipe import DenoiserRecipe
 from models.diffface.world_faces import WorldFaceData, WorldFaces, load_world_faces
 from models.identity.world_embedder import WorldEmbedder
+from models.resumable import log_line
 from models.swap.checkpoint import file_sha256
 from models.swap.identity_crop import face_encoder
 from models.swap.optimisers import MovingAverage
 from models.swap.pretraining_data import WorldConfig
 from models.swap.processes import is_main
+from models.swap.training_run import LOSSES_NAME
 from models.worlds.sampling import held_out_seed
 
 LOG_EVERY = 50
@@ -92,7 +94,7 @@ def pretrain(
         last = step in (stop_after, recipe.steps)
         if is_main() and (step % LOG_EVERY == 0 or last):
             speed = seen * recipe.batch_size / (time.monotonic() - began)
-            _log(
+            log_line(
                 f"step {step} of {stop_after or recipe.steps}: noise {losses.noise:.4f}, identity "
                 f"{losses.identity:.3f}, {speed:.0f} samples/s"
             )
@@ -103,7 +105,7 @@ def pretrain(
             raise _EnoughError
 
     def on_resume(losses: list[StepLosses]) -> None:
-        _log(f"{len(losses)} steps are done") if is_main() else None
+        log_line(f"{len(losses)} steps are done") if is_main() else None
         if stop_after is not None and len(losses) >= stop_after:
             raise _EnoughError
 
@@ -170,7 +172,7 @@ def main(argv: list[str] | None = None) -> None:
             embedder,
             arguments.work,
             recipe.identity_source,
-            _log,
+            log_line,
             embedder_digest=digest,
             workers=arguments.threads,
         )
@@ -199,7 +201,7 @@ def main(argv: list[str] | None = None) -> None:
     )
     text = json.dumps(report, indent=2)
     arguments.output.with_name(f"{arguments.output.stem}_gate.json").write_text(text + "\n", encoding="utf-8")
-    _log(json.dumps(report))
+    log_line(json.dumps(report))
     if not report["passed"]:
         raise SystemExit(f"{arguments.output} does not pass its gate: nothing may be swapped with it")
 
@@ -218,10 +220,6 @@ def write_log(output: Path, run_dir: Path) -> None:
         entries.append({"step": start + len(part), **terms})
     log = "".join(json.dumps(entry) + "\n" for entry in entries)
     output.with_name(f"{output.stem}_log.jsonl").write_text(log, encoding="utf-8")
-
-
-def _log(line: str) -> None:
-    print(f"{time.strftime('%H:%M:%S')} {line}", flush=True)
 
 
 if __name__ == "__main__":

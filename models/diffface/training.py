@@ -7,28 +7,22 @@ identity says (DiffFace, section 3.2). The original's training file imports a mi
 from __future__ import annotations
 
 import contextlib
-import json
-import math
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from accelerate import Accelerator
-from accelerate.utils import DistributedDataParallelKwargs
-from torch import Tensor, nn
+from torch import nn
 
 from models.diffface.denoiser import Denoiser
 from models.diffface.schedule import linear_schedule
 from models.diffface.training_data import DenoiserBatch, DenoiserData
 from models.diffface.training_losses import FaceEncoder, row_losses
 from models.diffface.training_recipe import DenoiserRecipe
-from models.swap.optimisers import MovingAverage, build_optimiser, learning_rate, set_learning_rate
-from models.swap.processes import agreed
+from models.swap.optimisers import MovingAverage
 from models.swap.reading import ReadBatch, read_batches
-from models.swap.training_state import clear_unfinished_states, load_latest_state, save_state
-
-LOSSES_NAME = "losses.jsonl"
+from models.swap.training_run import TrainingRun, accelerator_on, need_finite, own_rows
 
 
 @dataclass(frozen=True)
@@ -91,63 +85,36 @@ def train_denoiser(
     """
     _check(denoiser, recipe, encode_face)
     denoiser.requires_grad_(True).train()
-    handler = DistributedDataParallelKwargs(broadcast_buffers=False)
-    accelerator = Accelerator(cpu=device == "cpu", mixed_precision="no", kwargs_handlers=[handler])
-    if device != "cpu" and accelerator.device.type == "cpu":
-        raise RuntimeError(
-            f"device {device} was asked for, and accelerate finds none; ask for cpu to train there"
-        )
-    parameters = dict(denoiser.named_parameters())
+    accelerator = accelerator_on(device)
     optimisation = recipe.optimisation()
-    optimiser = build_optimiser(optimisation, parameters)
     identity = {
         "recipe": recipe.model_dump(mode="json"),
         "config": denoiser.config.model_dump(mode="json"),
         **(provenance or {}),
     }
-    forward, wrapped = accelerator.prepare(denoiser, optimiser)
-    average = None if recipe.ema_decay is None else MovingAverage(parameters, recipe.ema_decay)
-    with accelerator.main_process_first():
-        output_dir.mkdir(parents=True, exist_ok=True)
-        if accelerator.is_main_process:
-            clear_unfinished_states(output_dir)
-        done = load_latest_state(output_dir, identity, parameters, optimiser, average)
-        losses = _truncate_losses(output_dir / LOSSES_NAME, done, write=accelerator.is_main_process)
-    if not agreed(done):
-        raise RuntimeError(
-            f"processes found training states of different steps under {output_dir}; "
-            "give all machines one shared folder"
-        )
+    run = TrainingRun(
+        accelerator,
+        denoiser,
+        dict(denoiser.named_parameters()),
+        optimisation,
+        output_dir,
+        identity,
+        StepLosses,
+        checkpoint_interval=recipe.checkpoint_interval,
+        on_half_saved=on_half_saved,
+    )
     if on_resume is not None:
-        on_resume(losses)
-    loop = _Loop(accelerator, forward, recipe, encode_face)
-    steps = range(done + 1, recipe.steps + 1)
-    with contextlib.ExitStack() as stack:
-        log = None
-        if accelerator.is_main_process:
-            log = stack.enter_context((output_dir / LOSSES_NAME).open("a", encoding="utf-8"))
-        for read in read_batches(data, optimisation, loop.rows, steps, ahead=read_ahead):
-            step, rate = read.step, learning_rate(optimisation, read.step)
-            set_learning_rate(optimiser, rate)
-            wrapped.zero_grad(set_to_none=True)
-            sums = loop.gradients(read)
-            norm = accelerator.clip_grad_norm_(list(parameters.values()), recipe.gradient_clip)
-            wrapped.step()
-            if average is not None:
-                average.update(step)
-            numbers = StepLosses(*sums, float(norm or 0.0), rate)
-            losses.append(numbers)
-            if log is not None:
-                log.write(json.dumps({"step": step, **asdict(numbers)}) + "\n")
-                if step % recipe.checkpoint_interval == 0 or step == recipe.steps:
-                    log.flush()
-                    save_state(output_dir, step, identity, parameters, optimiser, average, on_half_saved)
+        on_resume(run.losses)
+    loop = _Loop(accelerator, run.forward, recipe, encode_face)
+    with run.logging():
+        for read in read_batches(data, optimisation, loop.rows, run.steps, ahead=read_ahead):
+            numbers = run.step(read, loop.gradients)
+            run.save_if_due(read.step)
             if on_step is not None:
-                on_step(step, numbers, average)
+                on_step(read.step, numbers, run.average)
     denoiser.eval()
-    if average is not None:
-        average.copy_to_parameters()
-    return losses
+    run.finish()
+    return run.losses
 
 
 def _check(denoiser: Denoiser, recipe: DenoiserRecipe, encode_face: FaceEncoder | None) -> None:
@@ -176,14 +143,7 @@ class _Loop:
         recipe: DenoiserRecipe,
         encode_face: FaceEncoder | None,
     ) -> None:
-        processes = accelerator.num_processes
-        if recipe.batch_size % processes:
-            raise ValueError(
-                f"a batch of {recipe.batch_size} rows cannot be shared equally by {processes} processes; "
-                "start a number of processes that divides it"
-            )
-        share = recipe.batch_size // processes
-        self.rows = range(accelerator.process_index * share, (accelerator.process_index + 1) * share)
+        self.rows = own_rows(accelerator, recipe.batch_size)
         self._accelerator, self._forward, self._recipe = accelerator, forward, recipe
         self._encode_face, self._schedule = encode_face, linear_schedule(recipe.diffusion_steps)
 
@@ -207,25 +167,13 @@ class _Loop:
                     accelerator.device,
                 )
                 total_B = losses.total_B(recipe)
-                self._need_finite(read, rows, total_B)
+                need_finite(read, self.rows, rows, total_B)
                 # DDP averages over processes, and each row's loss is divided by the whole batch already
                 accelerator.backward(total_B.sum() * accelerator.num_processes)
             parts = (total_B, losses.noise_B, losses.bound_B, losses.identity_B)
             sums += torch.stack([part.detach().sum() for part in parts])
         total, noise, bound, identity = accelerator.reduce(sums, "sum").tolist()  # type: ignore[union-attr] -- a tensor in, a tensor out
         return total, noise, bound, identity
-
-    def _need_finite(self, read: ReadBatch[DenoiserBatch], rows: range, total_B: Tensor) -> None:
-        finite = torch.isfinite(total_B.detach()).tolist()
-        if all(finite):
-            return
-        bad = [row for row, good in zip(rows, finite, strict=True) if not good]
-        drawn = [read.choices_BK[row - self.rows.start].tolist() for row in bad]
-        value = float(total_B.detach().sum())
-        hint = "lower the learning rate" if math.isinf(value) else "lower it, or look at these rows"
-        raise FloatingPointError(
-            f"loss of step {read.step} is {value} in rows {bad} of its batch (drawn as {drawn}); {hint}"
-        )
 
 
 def _cuts(batch: DenoiserBatch, rows: range, size: int) -> Iterator[tuple[DenoiserBatch, range]]:
@@ -234,18 +182,3 @@ def _cuts(batch: DenoiserBatch, rows: range, size: int) -> Iterator[tuple[Denois
         part = slice(start, start + size)
         points = None if batch.points_B52 is None else batch.points_B52[part]
         yield DenoiserBatch(batch.images_BHW3[part], batch.identity_BD[part], points), rows[part]
-
-
-def _truncate_losses(path: Path, steps: int, *, write: bool) -> list[StepLosses]:
-    """Cut the log back to its first `steps` lines (a killed run is ahead of its state) and return them."""
-    lines = path.read_text(encoding="utf-8").splitlines()[:steps] if path.exists() else []
-    if len(lines) < steps:
-        raise ValueError(
-            f"{path} has {len(lines)} lines, the saved state is at step {steps}; delete the run's folder"
-        )
-    if write:
-        path.write_text("".join(line + "\n" for line in lines), encoding="utf-8")
-    return [
-        StepLosses(**{name: value for name, value in json.loads(line).items() if name != "step"})
-        for line in lines
-    ]

@@ -33,6 +33,7 @@ from models.diffface.world_expert_evaluation import evaluate_gaze, evaluate_pars
 from models.diffface.world_gaze import WorldGaze, eye_batch, gaze_loss, load_world_gaze, save_world_gaze
 from models.diffface.world_parser import WorldParser, load_world_parser, save_world_parser
 from models.faces.constants import CLASS_NAMES
+from models.resumable import log_line, resume_parts, save_parts
 from models.swap.config import FrozenConfig
 from models.worlds.sampling import held_out_seed
 
@@ -122,7 +123,7 @@ def train_network(
     )
     parts: dict[str, Any] = {"network": network, "optimiser": optimiser}
     state_path, log_path = work_dir / f"{name}_state.pt", work_dir / f"{name}_losses.jsonl"
-    first = _resume(state_path, recipe, parts)
+    first = resume_parts(state_path, recipe, parts)
     kept = log_path.read_text(encoding="utf-8").splitlines() if log_path.exists() else []
     entries = [line for line in kept if json.loads(line)["step"] <= first]
     log_path.write_text("".join(line + "\n" for line in entries), encoding="utf-8")
@@ -141,31 +142,12 @@ def train_network(
         if done % LOG_EVERY == 0 or done == recipe.steps:
             entry = {"step": done, "loss": round(float(np.median(seen[-LOG_EVERY:])), 5)}
             speed = (done - first) * recipe.batch_size / (time.monotonic() - began)
-            _log(f"{name} {json.dumps(entry)} {speed:.0f} faces/s")
+            log_line(f"{name} {json.dumps(entry)} {speed:.0f} faces/s")
             with log_path.open("a", encoding="utf-8") as log:
                 log.write(json.dumps(entry) + "\n")
         if done % recipe.checkpoint_interval == 0 or done == recipe.steps:
-            _save(state_path, recipe, done, parts)
+            save_parts(state_path, recipe, done, parts)
     network.eval()
-
-
-def _save(path: Path, recipe: ExpertRecipe, step: int, parts: dict[str, Any]) -> None:
-    unfinished = path.with_suffix(".unfinished")
-    states = {name: part.state_dict() for name, part in parts.items()}
-    torch.save({"recipe": recipe.model_dump_json(), "step": step, **states}, unfinished)
-    unfinished.replace(path)
-
-
-def _resume(path: Path, recipe: ExpertRecipe, parts: dict[str, Any]) -> int:
-    if not path.exists():
-        return 0
-    state = torch.load(path, weights_only=True)
-    if state["recipe"] != recipe.model_dump_json():
-        raise ValueError(f"{path} belongs to another recipe: {state['recipe']}; take another --work folder")
-    for name, part in parts.items():
-        part.load_state_dict(state[name])
-    _log(f"goes on after step {state['step']} of {path}")
-    return state["step"]
 
 
 def fresh(make: Callable[[], nn.Module], seed: int) -> Any:
@@ -216,9 +198,9 @@ def main(argv: list[str] | None = None) -> None:
     arguments = parser.parse_args(argv)
     torch.set_num_threads(arguments.threads)
     work, output = arguments.work, arguments.output
-    pool = build_expert_pool(ExpertPoolConfig(seed=arguments.seed, faces=arguments.faces), work, _log)
+    pool = build_expert_pool(ExpertPoolConfig(seed=arguments.seed, faces=arguments.faces), work, log_line)
     held_out = build_expert_pool(
-        ExpertPoolConfig(seed=held_out_seed(arguments.seed), faces=arguments.held_out_faces), work, _log
+        ExpertPoolConfig(seed=held_out_seed(arguments.seed), faces=arguments.held_out_faces), work, log_line
     )
     recipe = PARSER_RECIPE.model_copy(update={"steps": arguments.parser_steps, "seed": arguments.seed})
     save_world_parser(output / f"{PARSER}.safetensors", train_parser(pool, recipe, work))
@@ -237,12 +219,8 @@ def write_report(output: Path, name: str, log: Path, report: dict[str, Any]) -> 
     text = json.dumps(report, indent=2)
     (output / f"{name}_gate.json").write_text(text + "\n", encoding="utf-8")
     (output / f"{name}_log.jsonl").write_text(log.read_text(encoding="utf-8"), encoding="utf-8")
-    _log(f"{name} {json.dumps(report)}")
+    log_line(f"{name} {json.dumps(report)}")
     return bool(report["passed"])
-
-
-def _log(line: str) -> None:
-    print(f"{time.strftime('%H:%M:%S')} {line}", flush=True)
 
 
 if __name__ == "__main__":

@@ -29,6 +29,7 @@ from models.identity.world_embedder import (
 )
 from models.identity.world_embedder_data import ChipPool, ChipPoolConfig, build_chips
 from models.identity.world_embedder_sizes import WORLD_EMBEDDING_SIZE
+from models.resumable import log_line, resume_parts, save_parts
 from models.worlds.sampling import held_out_seed
 
 STATE_NAME = "embedder_state.pt"
@@ -123,7 +124,7 @@ def train_embedder(pool: ChipPool, recipe: EmbedderRecipe, work_dir: Path) -> Wo
     optimiser = torch.optim.AdamW(parameters, lr=recipe.learning_rate, weight_decay=recipe.weight_decay)
     parts: dict[str, Any] = {"network": network, "reader": reader, "optimiser": optimiser}
     state_path = work_dir / STATE_NAME
-    first = _resume(state_path, recipe, parts)
+    first = resume_parts(state_path, recipe, parts)
     began = time.monotonic()
     network.train()
     for step in range(first, recipe.steps):
@@ -143,31 +144,12 @@ def train_embedder(pool: ChipPool, recipe: EmbedderRecipe, work_dir: Path) -> Wo
                 "info_nce": round(float(found.detach()), 4),
                 "parameters": round(float(read.detach()), 4),
             }
-            _log(f"{json.dumps(entry)} {speed:.0f} chips/s")
+            log_line(f"{json.dumps(entry)} {speed:.0f} chips/s")
             with (work_dir / LOG_NAME).open("a", encoding="utf-8") as log:
                 log.write(json.dumps(entry) + "\n")
         if done % recipe.checkpoint_interval == 0 or done == recipe.steps:
-            _save(state_path, recipe, done, parts)
+            save_parts(state_path, recipe, done, parts)
     return network.eval()
-
-
-def _save(path: Path, recipe: EmbedderRecipe, step: int, parts: dict[str, Any]) -> None:
-    unfinished = path.with_suffix(".unfinished")
-    states = {name: part.state_dict() for name, part in parts.items()}
-    torch.save({"recipe": recipe.model_dump_json(), "step": step, **states}, unfinished)
-    unfinished.replace(path)
-
-
-def _resume(path: Path, recipe: EmbedderRecipe, parts: dict[str, Any]) -> int:
-    if not path.exists():
-        return 0
-    state = torch.load(path, weights_only=True)
-    if state["recipe"] != recipe.model_dump_json():
-        raise ValueError(f"{path} belongs to another recipe: {state['recipe']}; take another --work folder")
-    for name, part in parts.items():
-        part.load_state_dict(state[name])
-    _log(f"goes on after step {state['step']} of {path}")
-    return state["step"]
 
 
 @torch.inference_mode()
@@ -210,13 +192,15 @@ def main(argv: list[str] | None = None) -> None:
     recipe = EmbedderRecipe(
         cycles=tuple(arguments.cycles), seed=arguments.seed, checkpoint_interval=arguments.checkpoint_interval
     )
-    pool = build_chips(pool_config, arguments.work, _log, workers=arguments.threads)
+    pool = build_chips(pool_config, arguments.work, log_line, workers=arguments.threads)
     save_world_network(arguments.output, train_embedder(pool, recipe, arguments.work))
     held_out = ChipPoolConfig(
         seed=held_out_seed(arguments.seed), people=arguments.held_out_people, photos=2, **CLEAR
     )
     report: dict[str, Any] = dict(
-        evaluate_embedder(load_world_network(arguments.output), build_chips(held_out, arguments.work, _log))
+        evaluate_embedder(
+            load_world_network(arguments.output), build_chips(held_out, arguments.work, log_line)
+        )
     )
     report |= {"gate": GATE_RANK_1, "passed": report["rank_1"] >= GATE_RANK_1}
     text = json.dumps(report, indent=2)
@@ -224,13 +208,9 @@ def main(argv: list[str] | None = None) -> None:
     output.with_name(f"{output.stem}_gate.json").write_text(text + "\n", encoding="utf-8")
     log = (arguments.work / LOG_NAME).read_text(encoding="utf-8")
     output.with_name(f"{output.stem}_log.jsonl").write_text(log, encoding="utf-8")
-    _log(text)
+    log_line(text)
     if not report["passed"]:
         raise SystemExit(f"the embedder does not pass its gate: rank-1 {report['rank_1']} < {GATE_RANK_1}")
-
-
-def _log(line: str) -> None:
-    print(f"{time.strftime('%H:%M:%S')} {line}", flush=True)
 
 
 if __name__ == "__main__":

@@ -18,6 +18,7 @@ import torch
 
 from models.faces.condition import PIXEL_CONDITION
 from models.identity.world_embedder import WorldEmbedder
+from models.resumable import log_line
 from models.swap import config as swap_config
 from models.swap.base import SwapBase, load_base, save_base
 from models.swap.checkpoint import file_sha256
@@ -26,8 +27,9 @@ from models.swap.config import SwapModelConfig
 from models.swap.pretraining_data import Embedder, WorldConfig, WorldData, WorldPool, build_pool
 from models.swap.pretraining_evaluation import BaseReport, evaluate, gate
 from models.swap.processes import is_main
-from models.swap.training import LOSSES_NAME, StepLosses, train
+from models.swap.training import StepLosses, train
 from models.swap.training_recipe import TrainingRecipe
+from models.swap.training_run import LOSSES_NAME
 from models.swap.transformer import SwapTransformer
 from models.worlds.sampling import held_out_seed
 
@@ -86,7 +88,7 @@ def pretrain(
         start_from: a base of the same sizes whose weights, codec and whitening this run starts with.
         stop_after: a step before the recipe's last, whose learning rate is then not the schedule's end.
     """
-    pool = build_pool(config, world, embedder, work_dir, _log, workers=torch.get_num_threads())
+    pool = build_pool(config, world, embedder, work_dir, log_line, workers=torch.get_num_threads())
     model, codec = fresh_base(config, pool, recipe.seed)
     if start_from is not None:
         earlier = load_base(start_from, config)
@@ -104,7 +106,7 @@ def pretrain(
             return
         if step % LOG_EVERY == 0 or step == recipe.steps:
             rate = (step - first[0] + 1) * recipe.batch_size / (time.monotonic() - began)
-            _log(f"step {step} of {recipe.steps}: loss {losses.flow:.4f}, {rate:.0f} samples/s")
+            log_line(f"step {step} of {recipe.steps}: loss {losses.flow:.4f}, {rate:.0f} samples/s")
         if export_every is not None and step % export_every == 0:
             save_base(output, model, codec)
 
@@ -232,12 +234,15 @@ def main(argv: list[str] | None = None) -> None:
         condition=condition,
     )
     report = evaluate(
-        base, build_pool(config, held_out, embedder, arguments.work, _log), held_out, arguments.held_out_pairs
+        base,
+        build_pool(config, held_out, embedder, arguments.work, log_line),
+        held_out,
+        arguments.held_out_pairs,
     )
     verdict = gate(report)
     write_gate(arguments.output, report)
-    _log(json.dumps(report))
-    _log(json.dumps(verdict))
+    log_line(json.dumps(report))
+    log_line(json.dumps(verdict))
     if not verdict["passed"]:
         raise SystemExit(f"{arguments.output} does not pass its gate: nothing may be trained on it")
 
@@ -261,10 +266,6 @@ def write_gate(output: Path, report: BaseReport) -> None:
     """Write the gate's verdict and the held-out numbers beside the base."""
     numbers = json.dumps({"gate": gate(report), "held_out": report}, indent=2)
     output.with_name(f"{output.stem}_gate.json").write_text(numbers + "\n", encoding="utf-8")
-
-
-def _log(line: str) -> None:
-    print(f"{time.strftime('%H:%M:%S')} {line}", flush=True)
 
 
 if __name__ == "__main__":

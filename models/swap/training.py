@@ -3,37 +3,25 @@
 from __future__ import annotations
 
 import contextlib
-import json
-import math
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from accelerate import Accelerator
-from accelerate.utils import DistributedDataParallelKwargs
 from torch import Tensor, nn
 
 from models.swap.codec import LatentCodec
 from models.swap.data import TrainingBatch, TrainingData
 from models.swap.lora_files import apply_lora, lora_state
 from models.swap.losses import LossNetworks
-from models.swap.optimisers import (
-    MovingAverage,
-    build_optimiser,
-    effective_rate,
-    learning_rate,
-    set_learning_rate,
-)
-from models.swap.processes import agreed
+from models.swap.optimisers import MovingAverage
 from models.swap.reading import ReadBatch, read_batches
 from models.swap.step import BatchVelocity, RowLosses, StepRows, draw_step, row_losses
 from models.swap.training_recipe import TrainingRecipe
-from models.swap.training_state import clear_unfinished_states, load_latest_state, save_state
+from models.swap.training_run import TrainingRun, accelerator_on, need_finite, own_rows
 from models.swap.transformer import SwapTransformer
 from models.swap.validation import Validation, validation_grid
-
-LOSSES_NAME = "losses.jsonl"
 
 
 @dataclass(frozen=True)
@@ -112,65 +100,40 @@ def train(
     parameters = _trainable(model, recipe, initial_lora)
     model.gradient_checkpointing = recipe.gradient_checkpointing
     # Adapters that only feed the last block's discarded condition output never get a gradient, and without
-    # the branch none does: DDP has to look which are in use. Buffers are constants, equal from the start.
-    handler = DistributedDataParallelKwargs(find_unused_parameters=True, broadcast_buffers=False)
-    accelerator = Accelerator(cpu=device == "cpu", mixed_precision="no", kwargs_handlers=[handler])
-    if device != "cpu" and accelerator.device.type == "cpu":
-        raise RuntimeError(
-            f"device {device} was asked for, and accelerate finds none; ask for cpu to train there"
-        )
-    optimiser = build_optimiser(recipe, parameters)
-    forward = BatchVelocity(model).train()
+    # the branch none does: DDP has to look which are in use.
+    accelerator = accelerator_on(device, find_unused_parameters=True)
     identity = {"recipe": recipe.model_dump(mode="json"), "config": model.config.model_dump(mode="json")}
     identity |= dict(provenance or {})
-    forward, wrapped = accelerator.prepare(forward, optimiser)
-    average = None if recipe.ema_decay is None else MovingAverage(parameters, recipe.ema_decay)
-    with accelerator.main_process_first():
-        output_dir.mkdir(parents=True, exist_ok=True)
-        if accelerator.is_main_process:
-            clear_unfinished_states(output_dir)
-        done = load_latest_state(output_dir, identity, parameters, optimiser, average)
-        losses = _truncate_losses(output_dir / LOSSES_NAME, done, write=accelerator.is_main_process)
-    if not agreed(done):
-        raise RuntimeError(
-            f"processes found training states of different steps under {output_dir}; "
-            "give all machines one shared folder"
-        )
+    run = TrainingRun(
+        accelerator,
+        BatchVelocity(model).train(),
+        parameters,
+        recipe,
+        output_dir,
+        identity,
+        StepLosses,
+        checkpoint_interval=recipe.checkpoint_interval,
+        on_half_saved=on_half_saved,
+    )
     if on_resume is not None:
-        on_resume(losses)
-    loop = _Loop(accelerator, forward, recipe, codec, networks, black_latents_LC.to(accelerator.device)[None])
-    steps = range(done + 1, recipe.steps + 1)
-    with contextlib.ExitStack() as stack:
-        log = None
-        if accelerator.is_main_process:
-            log = stack.enter_context((output_dir / LOSSES_NAME).open("a", encoding="utf-8"))
-        for read in read_batches(data, recipe, loop.rows, steps, ahead=read_ahead):
-            step = read.step
-            set_learning_rate(optimiser, learning_rate(recipe, step))
-            wrapped.zero_grad(set_to_none=True)
-            sums = loop.gradients(read)
-            norm = accelerator.clip_grad_norm_(list(parameters.values()), recipe.gradient_clip)
-            wrapped.step()
-            if average is not None:
-                average.update(step)
-            numbers = StepLosses(*sums, float(norm or 0.0), effective_rate(optimiser))
-            losses.append(numbers)
-            if log is not None:
-                log.write(json.dumps({"step": step, **asdict(numbers)}) + "\n")
+        on_resume(run.losses)
+    black_1LC = black_latents_LC.to(accelerator.device)[None]
+    loop = _Loop(accelerator, run.forward, recipe, codec, networks, black_1LC)
+    with run.logging():
+        for read in read_batches(data, recipe, loop.rows, run.steps, ahead=read_ahead):
+            step, numbers = read.step, run.step(read, loop.gradients)
             interval = recipe.validation_interval
             if validation is not None and interval is not None and step % interval == 0:
-                _validate(model, codec, validation, average, accelerator, recipe.seed, step)
-            if log is not None and (step % recipe.checkpoint_interval == 0 or step == recipe.steps):
-                log.flush()
-                save_state(output_dir, step, identity, parameters, optimiser, average, on_half_saved)
+                _validate(model, codec, validation, run.average, accelerator, recipe.seed, step)
+            run.save_if_due(step)
             if on_step is not None:
                 on_step(step, numbers)
     model.eval()
-    if average is not None:
-        average.copy_to_parameters()
+    run.finish()
     if recipe.trainable == "lora":
-        return TrainingResult(lora_state(model), losses)
-    return TrainingResult({name: value.detach().cpu().clone() for name, value in parameters.items()}, losses)
+        return TrainingResult(lora_state(model), run.losses)
+    weights = {name: value.detach().cpu().clone() for name, value in parameters.items()}
+    return TrainingResult(weights, run.losses)
 
 
 def _need_networks(recipe: TrainingRecipe, networks: LossNetworks) -> None:
@@ -221,14 +184,7 @@ class _Loop:
         networks: LossNetworks,
         black_1LC: Tensor,
     ) -> None:
-        processes = accelerator.num_processes
-        if recipe.batch_size % processes:
-            raise ValueError(
-                f"a batch of {recipe.batch_size} rows cannot be shared equally by {processes} processes; "
-                "start a number of processes that divides it"
-            )
-        share = recipe.batch_size // processes
-        self.rows = range(accelerator.process_index * share, (accelerator.process_index + 1) * share)
+        self.rows = own_rows(accelerator, recipe.batch_size)
         self._accelerator, self._forward, self._recipe = accelerator, forward, recipe
         self._codec, self._networks, self._black_1LC = codec, networks, black_1LC
 
@@ -255,25 +211,13 @@ class _Loop:
                     networks=self._networks,
                 )
                 total_B = losses.total_B(recipe)
-                self._need_finite(read, rows, total_B)
+                need_finite(read, self.rows, rows, total_B)
                 # DDP averages over processes, and each row's loss is divided by the whole batch already
                 accelerator.backward(total_B.sum() * accelerator.num_processes)
             sums += _sums(losses)
         flow, identity, lpips = accelerator.reduce(sums, "sum").tolist()  # type: ignore[union-attr] -- a tensor in, a tensor out
         total = flow + recipe.identity_loss_weight * identity + recipe.lpips_weight * lpips
         return total, flow, identity, lpips
-
-    def _need_finite(self, read: ReadBatch[TrainingBatch], rows: range, total_B: Tensor) -> None:
-        finite = torch.isfinite(total_B.detach()).tolist()
-        if all(finite):
-            return
-        bad = [row for row, good in zip(rows, finite, strict=True) if not good]
-        drawn = [read.choices_BK[row - self.rows.start].tolist() for row in bad]
-        value = float(total_B.detach().sum())
-        hint = "lower the learning rate" if math.isinf(value) else "lower it, or look at these rows"
-        raise FloatingPointError(
-            f"loss of step {read.step} is {value} in rows {bad} of its batch (drawn as {drawn}); {hint}"
-        )
 
 
 def _sums(losses: RowLosses) -> Tensor:
@@ -294,20 +238,3 @@ def _validate(
         grid = validation_grid(model, codec, validation, device=accelerator.device, seed=seed)
     if accelerator.is_main_process:
         validation.on_grid(step, grid)
-
-
-def _truncate_losses(path: Path, steps: int, *, write: bool) -> list[StepLosses]:
-    """Cut the log back to its first `steps` lines (a killed run is ahead of its state) and return them."""
-    lines = path.read_text(encoding="utf-8").splitlines()[:steps] if path.exists() else []
-    if len(lines) < steps:
-        raise ValueError(
-            f"{path} has {len(lines)} lines, the saved state is at step {steps}; delete the run's folder"
-        )
-    if write:
-        path.write_text("".join(line + "\n" for line in lines), encoding="utf-8")
-    losses = []
-    for line in lines:
-        numbers = json.loads(line)
-        del numbers["step"]
-        losses.append(StepLosses(**numbers))
-    return losses

@@ -5,17 +5,15 @@ import json
 import numpy as np
 import pytest
 import torch
-from pydantic import ValidationError
 from safetensors.torch import load_file
 
 from models.swap import config as swap_config
 from models.swap.data import TeacherData, TrainingBatch, ValidationRows
 from models.swap.losses import LossNetworks
-from models.swap.optimisers import learning_rate
 from models.swap.sampling_config import SamplingConfig
 from models.swap.step import draw_noise, draw_step
-from models.swap.training import LOSSES_NAME
 from models.swap.training_recipe import TrainingRecipe
+from models.swap.training_run import LOSSES_NAME
 from models.swap.training_state import states_folder
 from models.swap.transformer import SwapTransformer
 from models.swap.validation import Validation, validation_grid
@@ -106,50 +104,6 @@ def test_draws_depend_on_seed_step_and_row_alone():
     assert not torch.equal(noise, draw_noise(recipe, 5, range(8), shape))
     assert not torch.equal(noise[0], noise[1])
     assert float(noise.std()) == pytest.approx(1.0, abs=0.03)
-
-
-def test_learning_rate_schedule():
-    recipe = RECIPE.model_copy(
-        update={"steps": 110, "warmup_steps": 10, "schedule": "cosine", "learning_rate": 2.0}
-    )
-    assert learning_rate(recipe, 5) == pytest.approx(1.0)
-    assert learning_rate(recipe, 10) == pytest.approx(2.0)
-    assert learning_rate(recipe, 60) == pytest.approx(1.0)
-    assert learning_rate(recipe, 110) == pytest.approx(0.0, abs=1e-12)
-    assert learning_rate(RECIPE, 12) == RECIPE.learning_rate
-
-
-def test_recipes_that_make_no_sense_are_refused():
-    with pytest.raises(ValidationError, match="a factor on the rate prodigy finds; set it to 1"):
-        TrainingRecipe(optimiser="prodigy")
-    with pytest.raises(ValidationError, match="leaves a LoRA nothing to learn"):
-        TrainingRecipe(branch_removal=0.1)
-
-
-def test_the_defaults_are_the_papers_teacher():
-    recipe = TrainingRecipe()
-    expected = {
-        "steps": 65_000,
-        "batch_size": 16,
-        "optimiser": "adamw",
-        "learning_rate": 1e-4,
-        "weight_decay": 1e-3,
-        "schedule": "constant",
-        "warmup_steps": 0,
-        "gradient_clip": 0.5,
-        "ema_decay": None,
-        "identity_loss_start": 15_000,
-        "identity_loss_threshold": 0.35,
-        "lpips_threshold": 0.35,
-        "text_dropout": 0.1,
-        "condition_dropout": 0.1,
-        "identity_dropout": 0.1,
-        "checkpoint_interval": 250,
-        "validation_interval": 250,
-        "validation_images": 5,
-        "proxy_reconstruction": 0.0,
-    }
-    assert {name: getattr(recipe, name) for name in expected} == expected
 
 
 @pytest.mark.parametrize(
