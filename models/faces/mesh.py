@@ -20,7 +20,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from models.faces.closing import close_before_exit
+from models.faces.closing import close_after_owner
 from models.faces.images import Image, Points, require_rgb
 
 logger = logging.getLogger(__name__)
@@ -116,7 +116,7 @@ class FaceMesh:
         )
         with quiet_native_log():
             self._landmarker = vision.FaceLandmarker.create_from_options(options)
-        close_before_exit(self._landmarker, self)
+        close_after_owner(self._landmarker, self)
 
     def __enter__(self) -> Self:
         return self

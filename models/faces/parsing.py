@@ -16,7 +16,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from models.faces import constants, topology
-from models.faces.closing import close_before_exit
+from models.faces.closing import close_after_owner
 from models.faces.images import Image, Mask, Points, require_mask, require_points, require_rgb
 from models.faces.mesh import quiet_native_log
 
@@ -133,7 +133,7 @@ class PersonSegmenter:
         )
         with quiet_native_log():
             self._segmenter = vision.ImageSegmenter.create_from_options(options)
-        close_before_exit(self._segmenter, self)
+        close_after_owner(self._segmenter, self)
 
     def __enter__(self) -> Self:
         return self
