@@ -114,6 +114,8 @@ def supervised_by_truth(baseline: Recipe) -> Recipe:
     together = {
         "steps": teacher.steps + student.steps,
         "identity_loss_start": teacher.identity_loss_start + student.identity_loss_start,
+        # it has as much to learn as a student has
+        "learning_rate": student.learning_rate,
     }
     return baseline.varied(
         "supervised",

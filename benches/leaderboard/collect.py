@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from assets.classical_swaps import MESH_WARP
+from assets.diffface_config import DIFFFACE
 from assets.evaluation import CODEC_CEILING, COPY_TARGET
 from benches.leaderboard.answers import answers
 from benches.leaderboard.figures import write_grid
@@ -33,7 +34,7 @@ from benches.leaderboard.values import GRID_FILE, Key, Measured, SeedRecord, rea
 from models.worlds.benchmark import BENCHMARK_SEED, BENCHMARK_VERSION, benchmark_hash, benchmark_pairs
 from models.worlds.world import WORLD_VERSION
 
-ORDER = (COPY_TARGET, CODEC_CEILING, MESH_WARP)
+ORDER = (COPY_TARGET, CODEC_CEILING, MESH_WARP, DIFFFACE)
 RESULTS_OF_BENCH = "results"
 
 
@@ -116,7 +117,7 @@ def run_command(plan: Plan, seeds: Sequence[int]) -> str:
     options = [
         f"--{name.replace('_', '-')} {_words(value)}"
         for name, value in plan.model_dump().items()
-        if value != getattr(Plan(), name) or name in ("pairs", "steps")
+        if value != getattr(Plan(), name) or name in ("pairs", "teacher_steps", "student_steps")
     ]
     return f"python -m benches.leaderboard run --work DIR --seeds {_words(seeds)} {' '.join(options)}"
 

@@ -11,6 +11,7 @@ import argparse
 import contextlib
 import json
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -24,7 +25,8 @@ from models.swap.base import SwapBase, load_base, save_base
 from models.swap.checkpoint import file_sha256
 from models.swap.codec import PatchCodec
 from models.swap.config import SwapModelConfig
-from models.swap.pretraining_data import Embedder, WorldConfig, WorldData, WorldPool, build_pool
+from models.swap.growing import grow
+from models.swap.pretraining_data import Embedder, WorldConfig, WorldData, WorldPool, build_pool, joined
 from models.swap.pretraining_evaluation import BaseReport, evaluate, gate
 from models.swap.processes import is_main
 from models.swap.training import StepLosses, train
@@ -74,6 +76,7 @@ def pretrain(
     export_every: int | None = None,
     start_from: Path | None = None,
     stop_after: int | None = None,
+    more_seeds: Sequence[int] = (),
 ) -> SwapBase:
     """Render (or reload) the pool, train everything, write the base to `output` and return it.
 
@@ -85,14 +88,31 @@ def pretrain(
         work_dir: of the pool and the resumable states.
         output: the file to write.
         export_every: write it every so many steps too.
-        start_from: a base of the same sizes whose weights, codec and whitening this run starts with.
+        start_from: a base whose weights, codec and whitening this run starts with: of the same sizes, or of
+            fewer single blocks, which are then spread among new silent ones.
         stop_after: a step before the recipe's last, whose learning rate is then not the schedule's end.
+        more_seeds: of worlds of the same size that are learnt from too.
+
+    Raises CannotGrow when `start_from` is of other sizes.
     """
-    pool = build_pool(config, world, embedder, work_dir, log_line, workers=torch.get_num_threads())
+    pool = joined(
+        [
+            build_pool(
+                config,
+                world.model_copy(update={"seed": seed}),
+                embedder,
+                work_dir,
+                log_line,
+                workers=torch.get_num_threads(),
+            )
+            for seed in (world.seed, *more_seeds)
+        ]
+    )
     model, codec = fresh_base(config, pool, recipe.seed)
     if start_from is not None:
-        earlier = load_base(start_from, config)
-        model.load_state_dict(earlier.model.state_dict())
+        earlier = load_base(start_from)
+        new = grow(model, earlier.model)
+        log_line(f"starts from {start_from}" + (f"; single blocks {new} are new" if new else ""))
         assert isinstance(earlier.codec, PatchCodec)  # the one kind of our own file
         codec.load_state_dict(earlier.codec.state_dict())
     black = codec.encode(np.zeros((1, config.image_size, config.image_size, 3), np.uint8))[0]
@@ -129,6 +149,7 @@ def pretrain(
             black_latents_LC=black,
             provenance={
                 "world": world.model_dump_json(),
+                "more_seeds": json.dumps(list(more_seeds)),
                 "start": "" if start_from is None else file_sha256(start_from),
             },
             on_resume=on_resume,
@@ -176,12 +197,21 @@ def main(argv: list[str] | None = None) -> None:
         "--dropout", type=float, default=0.1, help="share of text, of condition, and of the branch left out"
     )
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument(
+        "--more-seeds", type=int, nargs="*", default=[], help="seeds of more worlds to learn from"
+    )
     parser.add_argument("--people", type=int, default=WorldConfig().people)
     parser.add_argument("--photos", type=int, default=WorldConfig().photos)
     parser.add_argument("--scenes", type=int, default=WorldConfig().scenes)
     parser.add_argument("--checkpoint-interval", type=int, default=250)
     parser.add_argument("--export-every", type=int, help="write the output every so many steps too")
     parser.add_argument("--start-from", type=Path, help="a base whose weights this run starts with")
+    parser.add_argument(
+        "--single-blocks",
+        type=int,
+        default=swap_config.tiny().transformer.num_single_layers,
+        help="fewer than the shipped base has, to begin with what is faster",
+    )
     parser.add_argument("--stop-after", type=int, help="a step before the schedule's last one")
     parser.add_argument(
         "--downsample-size",
@@ -201,6 +231,8 @@ def main(argv: list[str] | None = None) -> None:
     arguments = parser.parse_args(argv)
     torch.set_num_threads(arguments.threads)
     config = swap_config.tiny()
+    blocks = config.transformer.model_copy(update={"num_single_layers": arguments.single_blocks})
+    config = config.model_copy(update={"transformer": blocks})
     condition = PIXEL_CONDITION.model_copy(update={"downsample_size": arguments.downsample_size})
     world = WorldConfig(
         seed=arguments.seed,
@@ -220,6 +252,7 @@ def main(argv: list[str] | None = None) -> None:
         export_every=arguments.export_every,
         start_from=arguments.start_from,
         stop_after=arguments.stop_after,
+        more_seeds=arguments.more_seeds,
     )
     if not is_main():
         return

@@ -86,7 +86,7 @@ class TrainingRecipe(FrozenConfig):
         default=1.0,
         gt=0,
         description="Drawn noise levels t are moved to s t / (1 + (s - 1) t); 1 is the paper. More "
-        "teaches what the noise hides, such as whose face it is; for training everything.",
+        "teaches what the noise hides, such as whose face it is.",
     )
     occlusion: float = Field(
         default=0.0,

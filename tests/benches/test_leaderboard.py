@@ -276,14 +276,15 @@ def test_scores_of_another_program_are_added_once_and_for_this_benchmark_alone(
 
 
 def test_the_control_takes_the_compute_of_teacher_triplets_and_student() -> None:
-    plan = Plan(steps=60, triplets=32)
+    plan = Plan(teacher_steps=24, student_steps=60, triplets=32)
     parts = bench_parts(plan, seed=3)
     recipe, control = parts.recipe("baseline"), parts.recipe("teacher_long")
-    passes = 12 + 12 * (2 if recipe.sampling.id_guidance_scale != 1 else 1)
+    steps = recipe.sampling.steps
+    passes = steps + steps * (2 if recipe.sampling.id_guidance_scale != 1 else 1)
     assert recipe.sampling.passes == passes
-    assert equal_steps(recipe) == 120 + int(np.ceil(32 * passes / (3 * 32)))
+    assert equal_steps(recipe) == 84 + int(np.ceil(32 * passes / (3 * 32)))
     assert control.teacher.steps == equal_steps(recipe)
-    assert parts.recipe("supervised").teacher.steps == 120
+    assert parts.recipe("supervised").teacher.steps == 84
     assert control.teacher.identity_loss_start / control.teacher.steps == pytest.approx(5 / 6, abs=0.02)
     other = bench_parts(plan, seed=4).recipe("baseline")
     seeds = {recipe.teacher.seed, recipe.student.seed, other.teacher.seed, other.student.seed}

@@ -13,7 +13,14 @@ from models.identity.world_embedder import WorldEmbedder, WorldNetwork, save_wor
 from models.swap import config as swap_config
 from models.swap.base import SwapBase, load_base
 from models.swap.pretraining import fresh_base, main
-from models.swap.pretraining_data import WorldConfig, WorldData, build_pool, render_scene, world_people
+from models.swap.pretraining_data import (
+    WorldConfig,
+    WorldData,
+    build_pool,
+    joined,
+    render_scene,
+    world_people,
+)
 from models.swap.pretraining_evaluation import BaseReport, SwapNumbers, evaluate, gate
 from models.worlds import Attributes
 
@@ -52,6 +59,24 @@ def test_pool_holds_exact_swaps_of_three_people_per_scene(pool):
     firsts, conditions = pool.targets_NHWC.reshape(30, 3, 32, 32, 3)[:, 0], pool.conditions_SHWC
     assert np.array_equal(firsts[:, 0, ::31], conditions[:, 0, ::31])
     assert np.abs(firsts[:, 12:20, 12:20].astype(int) - conditions[:, 12:20, 12:20]).mean() > 10
+
+
+def test_joined_pools_keep_everyone_apart(pool):
+    both = joined([pool, pool])
+    rows, scenes, people = len(pool.targets_NHWC), len(pool.conditions_SHWC), len(pool.chips_PKHW3)
+    for name, offset in (("person_N", people), ("scene_N", scenes), ("scene_person_S", people)):
+        first, second = np.split(getattr(both, name), 2)
+        assert np.array_equal(first, getattr(pool, name))
+        assert np.array_equal(second, first + offset)
+    for row in (0, rows - 1):
+        again = row + rows
+        assert np.array_equal(both.targets_NHWC[again], pool.targets_NHWC[row])
+        for whole, part, index in (
+            (both.embeddings_PKD, pool.embeddings_PKD, "person_N"),
+            (both.conditions_SHWC, pool.conditions_SHWC, "scene_N"),
+            (both.attributes_S, pool.attributes_S, "scene_N"),
+        ):
+            assert np.array_equal(whole[getattr(both, index)[again]], part[getattr(pool, index)[row]])
 
 
 def test_world_data_takes_the_identity_from_the_targets_person(pool):
@@ -110,6 +135,7 @@ def test_the_command_stops_early_goes_on_from_there_and_holds_the_gate(fresh_emb
     arguments += ["--held-out-pairs", "2", "--checkpoint-interval", "2"]
     first, second = tmp_path / "first" / "base.safetensors", tmp_path / "second" / "base.safetensors"
     early = ["--work", str(first.parent), "--output", str(first), "--stop-after", "2"]
+    early += ["--single-blocks", "2"]
     main([*arguments, *early])
     written = first.read_bytes()
     main([*arguments, *early])
@@ -117,9 +143,13 @@ def test_the_command_stops_early_goes_on_from_there_and_holds_the_gate(fresh_emb
     assert first.read_bytes() == written
     assert not first.with_name("base_gate.json").exists()
     start = ["--start-from", str(first), "--downsample-size", "8", "--timestep-shift", "4"]
+    start += ["--more-seeds", "5"]
     with pytest.raises(SystemExit, match="does not pass its gate"):
         main([*arguments, *start, "--work", str(second.parent), "--output", str(second)])
-    assert second.stat().st_size < 5_000_000
+    told = capsys.readouterr().out
+    assert "are new" in told and told.count("embedded 12 photos") == 2
+    assert len(load_base(first).model.flux.single_transformer_blocks) == 2
+    assert second.stat().st_size < 7_000_000
     assert load_base(second).config == swap_config.tiny()
     before, after = load_file(first), load_file(second)
     name = "model.identity_encoder.network.0.weight"
