@@ -4,18 +4,46 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import Path
+from typing import Any, Protocol
 
 import numpy as np
 
 from assets.photo_swaps.clip_store import FaceOutcome, FollowState, FrameRecord
 from assets.photo_swaps.faces import PhotoFace
-from assets.photo_swaps.outputs import TargetFace, paste_faces
+from assets.photo_swaps.outputs import SwappedPhoto, TargetFace
 from assets.photo_swaps.pairs import PhotoPair
-from assets.photo_swaps.swapper import PhotoSwapper
+from assets.photo_swaps.run import Swaps
 from models.faces.images import Image, Mask
 from models.faces.tracking import follow
 from resources.photos.reasons import Reason, RowError
 from resources.video.reading import ClipFrame
+
+
+class SwapsFrames(Swaps, Protocol):
+    """What swaps photographs and can be given a picture in memory, face by face."""
+
+    def identity_of(self, source: Path) -> Any:
+        """What is taken of a source. Raises RowError where it cannot be used."""
+        ...
+
+    def faces_in(self, image: Image) -> list[PhotoFace]:
+        """Every face of an upright picture. Raises RowError where there is none."""
+        ...
+
+    def embed_faces(self, image: Image, faces: Sequence[PhotoFace]) -> np.ndarray:
+        """Embeddings (N, 128) that tell people apart."""
+        ...
+
+    def chosen(self, image: Image, faces: Sequence[PhotoFace]) -> list[PhotoFace]:
+        """Those that the settings mean. Raises RowError where there are none."""
+        ...
+
+    def swap_faces(
+        self, pair: PhotoPair, given: Any, image: Image, faces: Sequence[PhotoFace]
+    ) -> SwappedPhoto:
+        """Swap faces of a picture; each is swapped, or says why not."""
+        ...
 
 
 class FrameSwapper:
@@ -32,9 +60,9 @@ class FrameSwapper:
         RowError: the source cannot be used.
     """
 
-    def __init__(self, swapper: PhotoSwapper, pair: PhotoPair) -> None:
+    def __init__(self, swapper: SwapsFrames, pair: PhotoPair) -> None:
         self._swapper, self._pair = swapper, pair
-        self._embedding = swapper.identity_of(pair.source)
+        self._given = swapper.identity_of(pair.source)
         self.state = FollowState()
 
     def swap(self, frame: ClipFrame) -> tuple[FrameRecord, Image, Mask]:
@@ -60,14 +88,14 @@ class FrameSwapper:
             for face, number in zip(found, numbers, strict=True)
             if number in wanted
         ]
-        made = self._swapper.swap_faces(self._pair, self._embedding, image, present)
+        made = self._swapper.swap_faces(self._pair, self._given, image, present)
         absent = sorted(set(wanted) - {face.index for face in present})
         among = "no face was found" if not found else f"it is none of the {len(found)} faces found"
-        outcomes = [_outcome(face) for face in made] + [
+        outcomes = [_outcome(face) for face in made.faces] + [
             FaceOutcome(face=number, reason=Reason.NO_FACE.value, detail=among) for number in absent
         ]
-        picture, mask = paste_faces(image, made, self._swapper.settings.feather)
-        return self._record(frame, outcomes), picture, mask
+        assert made.mask_HW is not None  # clips know no raw frames
+        return self._record(frame, outcomes), made.picture, made.mask_HW
 
     def _follow(self, index: int, image: Image, found: Sequence[PhotoFace]) -> list[int]:
         embeddings_ND = self._swapper.embed_faces(image, found) if found else np.empty((0, 0), np.float32)

@@ -13,12 +13,11 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from assets.photo_swaps.clip_frames import FrameSwapper
+from assets.photo_swaps.clip_frames import FrameSwapper, SwapsFrames
 from assets.photo_swaps.clip_store import ClipStore, FrameRecord, with_part
 from assets.photo_swaps.manifest import write_whole
 from assets.photo_swaps.pairs import PhotoPair
 from assets.photo_swaps.run import photo_id, settings_digest
-from assets.photo_swaps.swapper import PhotoSwapper
 from assets.swapping import picture_mark
 from models.faces import tracking
 from resources.lake.errors import LakeError
@@ -87,7 +86,7 @@ def manifest_path(out: Path) -> Path:
 
 
 def swap_clip(
-    swapper: PhotoSwapper,
+    swapper: SwapsFrames,
     source: Path,
     clip: Path,
     out: Path,
@@ -108,7 +107,7 @@ def swap_clip(
         with clip.open("rb") as file:
             digest = file_digest(file, "sha256").hexdigest()
         mark = picture_mark(
-            model_id=swapper.loaded.model_id,
+            model_id=swapper.model_id,
             stage=f"swap/{swapper.settings.method}",
             source=photo_id(source),
             target=f"{escape(clip.name)} sha256:{digest[:16]}",
@@ -126,7 +125,7 @@ def swap_clip(
 
 
 def _swap(
-    swapper: PhotoSwapper,
+    swapper: SwapsFrames,
     pair: PhotoPair,
     out: Path,
     key: str,
@@ -216,7 +215,7 @@ class _Passed:
             )
 
 
-def _key(swapper: PhotoSwapper, source: Path, clip: Path, digest: str, consent: str) -> str:
+def _key(swapper: SwapsFrames, source: Path, clip: Path, digest: str, consent: str) -> str:
     """Digest of all that decides the pictures, the libraries that decode them included."""
     decided: dict[str, Any] = {
         "name": clip.stem,

@@ -1,4 +1,4 @@
-"""Photographs swapped one face after another, without checkpoint, base or lake.
+"""Photographs and frames swapped one face after another, without checkpoint, base or lake.
 
 What is done with a face is a subclass's: a classical warp, or DiffFace.
 """
@@ -8,6 +8,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
@@ -88,30 +89,59 @@ class FaceByFaceSwapper(ABC, Generic[Given]):
                 outcomes.append(error)
         return outcomes
 
+    def identity_of(self, source: Path) -> Given:
+        """What is taken of a source's photograph. Raises RowError where it cannot be used."""
+        with _about("source"):
+            return self._source(decode_upright(read_photo(source)))
+
+    def faces_in(self, image: Image) -> list[PhotoFace]:
+        """Every face of an upright picture. Raises RowError where there is none."""
+        return self._finder.find(image, style=self.settings.crop, size=ANNOTATED_SIDE)
+
+    def embed_faces(self, image: Image, faces: Sequence[PhotoFace]) -> np.ndarray:
+        """Embeddings (N, 128) that tell people apart."""
+        return self._finder.embed(image, faces)
+
+    def chosen(self, image: Image, faces: Sequence[PhotoFace]) -> list[PhotoFace]:
+        """Those that the settings mean. Raises RowError where there are none."""
+        return self._choose(image, faces, self.settings.faces)
+
+    def swap_faces(
+        self, pair: PhotoPair, given: Given, image: Image, faces: Sequence[PhotoFace]
+    ) -> SwappedPhoto:
+        """Swap these faces of a picture in memory; each is swapped, or says why not.
+
+        Args:
+            pair: names the noise, with each face's `index`.
+            given: of the source, see `identity_of`.
+            image: the upright picture.
+            faces: some of `faces_in(image)`, under indices of the caller's.
+        """
+        wanted = [TargetFace(face, problem=self._finder.too_small(face)) for face in faces]
+        picture, changed = image.copy(), np.zeros(image.shape[:2], np.bool_)
+        for face in wanted:
+            if face.problem is None:
+                face.problem = self._swap_face(picture, changed, face, given, pair.name)
+        return SwappedPhoto(picture, changed, wanted, None)
+
     def _swap(self, pair: PhotoPair) -> SwappedPhoto:
         if pair.problem is not None:
             raise pair.problem
-        with _about("source"):
-            source = decode_upright(read_photo(pair.source))
-            given = self._source(source)
+        given = self.identity_of(pair.source)
         with _about("target"):
             target = decode_upright(read_photo(pair.target))
-            chosen = self._choose(target, self.settings.faces)
-        faces = [TargetFace(face, problem=self._finder.too_small(face)) for face in chosen]
-        picture, changed = target.copy(), np.zeros(target.shape[:2], np.bool_)
-        for face in faces:
-            if face.problem is None:
-                face.problem = self._swap_face(picture, changed, face, given, pair.name)
-        if all(face.problem for face in faces):
-            with _about("target"):
-                raise faces[0].problem or RowError(Reason.NO_FACE, "no face was chosen")
-        grid = side_by_side(source, faces, with_target=False) if self.grid else None
-        return SwappedPhoto(picture, changed, faces, grid)
+            made = self.swap_faces(pair, given, target, self.chosen(target, self.faces_in(target)))
+            if all(face.problem for face in made.faces):
+                raise made.faces[0].problem or RowError(Reason.NO_FACE, "no face was chosen")
+        if not self.grid:
+            return made
+        source = decode_upright(read_photo(pair.source))
+        return replace(made, grid=side_by_side(source, made.faces, with_target=False))
 
     def _source(self, image: Image) -> Given:
         row: dict[str, Any] = {"image": image}
         if self.settings.source_face is not None:
-            (face,) = self._choose(image, self.settings.source_face)
+            (face,) = self._choose(image, self.faces_in(image), self.settings.source_face)
             row[FACE_AT] = _centre(face)
         return self._give(self._annotated(row))
 
@@ -133,10 +163,9 @@ class FaceByFaceSwapper(ABC, Generic[Given]):
             raise outcome
         return outcome
 
-    def _choose(self, image: Image, selection: FaceSelection) -> list[PhotoFace]:
-        found = self._finder.find(image, style=self.settings.crop, size=ANNOTATED_SIDE)
+    def _choose(self, image: Image, faces: Sequence[PhotoFace], selection: FaceSelection) -> list[PhotoFace]:
         wanted = None if selection.photo is None else self._wanted[selection.photo]
-        return self._finder.choose(image, found, selection, wanted)
+        return self._finder.choose(image, faces, selection, wanted)
 
     def _identity(self, path: Path) -> np.ndarray:
         """Embedding of the person that `closest` looks for."""

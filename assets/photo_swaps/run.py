@@ -28,7 +28,7 @@ PAIRS_AT_ONCE = 8
 
 
 class Swaps(Protocol):
-    """What swaps photographs: `PhotoSwapper` with a model, or `MeshWarper` without."""
+    """What swaps photographs: `PhotoSwapper` with a checkpoint, or a `FaceByFaceSwapper` without."""
 
     settings: SwapSettings
     grid: bool

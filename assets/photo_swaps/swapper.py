@@ -142,24 +142,24 @@ class PhotoSwapper:
         return self._need_finder().choose(image, faces, selection, self._person(selection))
 
     def swap_faces(
-        self, pair: PhotoPair, embedding: np.ndarray, image: Image, faces: Sequence[PhotoFace]
-    ) -> list[TargetFace]:
+        self, pair: PhotoPair, given: np.ndarray, image: Image, faces: Sequence[PhotoFace]
+    ) -> SwappedPhoto:
         """Swap these faces of a picture in memory; each is swapped, or says why not.
 
         Args:
             pair: names the noise, with each face's `index`.
-            embedding: of the source, see `identity_of`.
+            given: the source's embedding, see `identity_of`.
             image: the upright picture.
             faces: some of `faces_in(image)`, under indices of the caller's.
         """
         problem = self._need_finder().too_small
-        work = _Work(pair, target=image, embedding=embedding)
+        work = _Work(pair, target=image, embedding=given)
         work.faces = [TargetFace(face, problem=problem(face)) for face in faces]
         self._annotate_targets([work])
         ready = [face for face in work.faces if face.problem is None]
         for start in range(0, len(ready), self._batch):
             self._sample(ready[start : start + self._batch])
-        return work.faces
+        return SwappedPhoto(*paste_faces(image, work.faces, self.settings.feather), work.faces, None)
 
     def _read(self, work: _Work) -> None:
         work.source = _decode("source", work.pair.source)

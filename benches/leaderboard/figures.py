@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from benches.leaderboard.results import OVERALL, Leaderboard, Row
+from benches.leaderboard.results import OVERALL, Figure, Leaderboard, Row
 
 WIDTH, HEIGHT = 860, 470
 LEFT, RIGHT, TOP, BOTTOM = 64, 250, 34, 52
@@ -25,22 +25,34 @@ HEADER = 18
 GRID_QUALITY = 88
 
 
-def frontier_svg(board: Leaderboard, axis: str, title: str, *, inverted: bool = False) -> str:
-    """Every method's sweep: a measure of identity across, the attribute error up, lower is better.
+Metrics = Mapping[str, Figure]
 
-    `inverted` shows 1 less the measure, for a leak. Points are guidance scales, bars 95 % intervals.
-    """
+
+def swept_curves(board: Leaderboard, axis: str) -> dict[str, list[Metrics]]:
+    """Metrics of every method by label, over its guidance scale; what is not swept is one point."""
     curves: dict[str, list[Row]] = {}
     for row in board.rows:
         if row.id_guidance_scale is not None and row.metrics[axis].mean is not None:
             curves.setdefault(row.key.label, []).append(row)
     singles = [row for row in board.rows if row.id_guidance_scale is None]
-    places = {
-        label: [
-            _point(row, axis, inverted) for row in sorted(rows, key=lambda row: row.id_guidance_scale or 0)
-        ]
+    found: dict[str, list[Metrics]] = {
+        label: [row.metrics for row in sorted(rows, key=lambda row: row.id_guidance_scale or 0)]
         for label, rows in curves.items()
-    } | {row.key.label: [_point(row, axis, inverted)] for row in singles}
+    }
+    found |= {row.key.label: [row.metrics] for row in singles}
+    return found
+
+
+def frontier_svg(
+    curves: Mapping[str, Sequence[Metrics]], axis: str, title: str, *, inverted: bool = False
+) -> str:
+    """Sweeps by label: a measure of identity across, the attribute error up, lower is better.
+
+    `inverted` shows 1 less the measure, for a leak. Points are swept values, bars 95 % intervals.
+    """
+    places = {
+        label: [_point(metrics, axis, inverted) for metrics in points] for label, points in curves.items()
+    }
     drawn = {label: points for label, points in places.items() if all(_finite(point) for point in points)}
     across = _range([value for points in drawn.values() for point in points for value in point["x"]])
     up = _range([value for points in drawn.values() for point in points for value in point["y"]])
@@ -56,9 +68,9 @@ def frontier_svg(board: Leaderboard, axis: str, title: str, *, inverted: bool = 
     return "\n".join([*parts, "</svg>"]) + "\n"
 
 
-def _point(row: Row, axis: str, inverted: bool) -> dict[str, tuple[float, ...]]:
+def _point(metrics: Metrics, axis: str, inverted: bool) -> dict[str, tuple[float, ...]]:
     """Mean, low and high on both axes."""
-    identity, error = row.metrics[axis], row.metrics[OVERALL]
+    identity, error = metrics[axis], metrics[OVERALL]
     across = tuple(
         math.nan if value is None else value for value in (identity.mean, identity.low, identity.high)
     )

@@ -263,7 +263,7 @@ def swap_command(
     alone = settings.stands_alone
     if alone:
         places = {"--checkpoint_path": checkpoint_path, "--model_id": model_id, "--base_path": base_path}
-        places |= {"--recipe": recipe, "the clip": target if clip else None}
+        places |= {"--recipe": recipe}
         refuse_alone(settings.method, places)
     if diffface and settings.method != "diffface":
         raise UsageError("--diffface belongs to --method diffface")
@@ -293,7 +293,6 @@ def swap_command(
     if clip:
         from assets.photo_swaps.clips import swap_clip  # FFmpeg's libraries are for clips alone
 
-        assert isinstance(swapper, PhotoSwapper)  # others were refused
         assert source is not None  # `place.clip` has looked
         assert target is not None
         written = out or Path("swap.mp4")

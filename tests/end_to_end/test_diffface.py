@@ -77,7 +77,7 @@ def plain(portraits: Path, tmp_path_factory: pytest.TempPathFactory) -> np.ndarr
 @pytest.mark.parametrize(
     ("flags", "told", "same"),
     [
-        (("--batch-size", "3"), {"batch_size": 3}, True),
+        (("--batch-size", "2", "--iterations_num", "2"), {"batch_size": 2, "iterations_num": 2}, True),
         (("--skip_timesteps", "2"), {"skip_timesteps": 2}, False),
         (("--ddim",), {"ddim": True}, False),
         (("--timestep-respacing", "2,3"), {"timestep_respacing": "2,3"}, False),

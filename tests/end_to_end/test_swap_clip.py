@@ -20,8 +20,10 @@ import pytest
 import torch
 from av.audio.stream import AudioStream
 from av.video.stream import VideoStream
+from PIL import Image
 from typer.testing import CliRunner
 
+from assets.photo_swaps.face_by_face import FaceByFaceSwapper
 from models.worlds.parameters import Attributes, Identities
 from models.worlds.sampling import sample_attributes, sample_identities
 from models.worlds.world import render
@@ -33,6 +35,8 @@ ROOT = Path(__file__).resolve().parents[2]
 CONSENT = "rendered faces, nobody is shown"
 FACE, FRAMES, RATE = 128, 24, 8
 HEIGHT, WIDTH = 136, 420
+INTERRUPTED = 130
+"""Exit code after Ctrl-C."""
 
 
 @dataclass(frozen=True)
@@ -95,10 +99,17 @@ def crossing(tmp_path_factory: pytest.TempPathFactory) -> Crossing:
 
 
 @pytest.fixture
-def swap(smoke_lake, monkeypatch: pytest.MonkeyPatch):
-    """`orchard swap` in this process: same command line, models loaded once for all tests."""
-    torch.set_num_threads(1)
+def swap(smoke_lake, swap_anywhere, monkeypatch: pytest.MonkeyPatch):
+    """`orchard swap` with the smoke profile's lake."""
     monkeypatch.setenv("ORCHARD_LAKE", smoke_lake.lake.uri)
+    return swap_anywhere
+
+
+@pytest.fixture
+def swap_anywhere(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
+    """`orchard swap` in this process, where there is no lake: same command line."""
+    torch.set_num_threads(1)
+    monkeypatch.setenv("ORCHARD_LAKE", str(tmp_path / "no lake"))
     monkeypatch.setenv("ORCHARD_PROFILE", "smoke")
 
     def run(*arguments: object, code: int = 0) -> Any:
@@ -210,3 +221,50 @@ def test_a_killed_run_goes_on_and_a_frame_without_the_face_passes(
     assert swap(source, clip, "--faces", "index:0", "-o", killed)["computed"] == 0
     refused = swap(source, clip, "--faces", "index:4", "-o", tmp_path / "none.mp4", code=1)
     assert "none of 5 frames could be swapped" in str(refused.exception)
+
+
+@pytest.mark.parametrize("method", ["diffface", "mesh_warp"])
+def test_methods_without_a_checkpoint_swap_clips_and_go_on_after_an_interruption(
+    swap_anywhere, crossing: Crossing, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, method: str
+) -> None:
+    """Three frames and no lake; the second run is interrupted in the third, the next takes it up there."""
+    swap, source = swap_anywhere, tmp_path / "source.png"
+    face = render(sample_identities(5, 1), sample_attributes(5, 1, crops=("portrait",), occluded=0.0), FACE)
+    Image.fromarray(face.images_NHWC[0]).save(source)
+    clip = write_clip(tmp_path / "clip.mp4", crossing.frames[:3], sound=True)
+    (tmp_path / "whole").mkdir()
+    (tmp_path / "stopped").mkdir()
+    whole, stopped = tmp_path / "whole/out.mp4", tmp_path / "stopped/out.mp4"
+    line = (source, "--target", clip, "--method", method, "--faces", "index:0", "--lossless", "-o")
+    said = swap(*line, whole)
+    assert (said["frames"], said["swapped"], said["computed"], said["passed"]) == (3, 3, 3, [])
+    for index, (picture, before) in enumerate(zip(pictures(whole), crossing.frames, strict=False)):
+        different = (picture != before).any(axis=2)
+        chosen, _ = crossing.heads[index]
+        assert not different[~chosen].any(), index
+        assert different[chosen].mean() > 0.15, index
+    assert sound(whole) == sound(clip)
+    mark = read_clip_mark(whole)
+    assert mark is not None
+    assert (mark.consent, mark.stage, mark.model_id) == (CONSENT, f"swap/{method}", said["mark"]["model_id"])
+    assert mark.model_id.startswith(method)
+
+    swapped_frames, swap_faces = [], FaceByFaceSwapper.swap_faces
+
+    def interrupted(swapper, *arguments: Any) -> Any:
+        if len(swapped_frames) == 2:
+            raise KeyboardInterrupt
+        swapped_frames.append(swap_faces(swapper, *arguments))
+        return swapped_frames[-1]
+
+    with monkeypatch.context() as patch:
+        patch.setattr(FaceByFaceSwapper, "swap_faces", interrupted)
+        swap(*line, stopped, code=INTERRUPTED)
+    assert not stopped.exists()
+    again = swap(*line, stopped)
+    assert (again["computed"], again["kept"]) == (1, 2)
+    assert stopped.read_bytes() == whole.read_bytes()
+    other = swap(*line, stopped, "--seed", "5")
+    assert other["computed"] == 3
+    same = all(np.array_equal(*pair) for pair in zip(pictures(stopped), pictures(whole), strict=True))
+    assert same == (method == "mesh_warp")  # which has no noise
