@@ -174,11 +174,6 @@ class LocalFaceAnalysis:
         faces = [_face(found) for found in self._analysis.get(_to_bgr(image))]
         return sorted(faces, key=lambda face: -_area(face.box_4))
 
-    def largest(self, image: Image) -> AnalysedFace | None:
-        """The face with the largest box, or None; the other faces are not embedded."""
-        found = self._analysis.get(_to_bgr(image), max_num=1, det_metric="max")
-        return _face(found[0]) if found else None
-
     def embed_chips(self, chips_NHW3: NDArray[np.uint8]) -> NDArray[np.float32]:
         """Embed aligned chips; (N, 512) float32, not normalised.
 

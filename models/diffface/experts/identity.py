@@ -32,8 +32,9 @@ class IdentityExpert:
         encoder: network and alignment, with the crop `aligned`.
         reference: what the face is compared with. `conditioning` is the embedding the denoiser gets, which
             must be of the same network; `source_photograph` embeds the source's photograph by its own
-        landmarks. surroundings: what the network sees around the face: `black` as published, or the target,
-            for networks that never saw a face cut out.
+            landmarks.
+        surroundings: what the network sees around the face: `black` as published, or the target, for
+            networks that never saw a face cut out.
 
     Raises:
         ValueError: an encoder with another crop.

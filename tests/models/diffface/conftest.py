@@ -138,6 +138,22 @@ class SmallDiffFace:
 
 
 @pytest.fixture(scope="session")
+def small_config() -> DenoiserConfig:
+    """A denoiser of 8 px and two levels, the lower with attention, for embeddings of five numbers."""
+    return DenoiserConfig(
+        name="small",
+        image_size=8,
+        model_channels=8,
+        channel_mult=(1, 2),
+        num_res_blocks=1,
+        attention_resolutions=(4,),
+        num_head_channels=8,
+        identity_dim=5,
+        norm_groups=4,
+    )
+
+
+@pytest.fixture(scope="session")
 def small_diffface() -> SmallDiffFace:
     """Random networks of the real kinds, three pairs of rendered faces, the second target with glasses."""
     torch.manual_seed(3)

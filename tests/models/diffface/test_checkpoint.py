@@ -16,24 +16,13 @@ from models.weight_files import WeightMismatch
 
 torch.set_num_threads(1)
 
-CONFIG = DenoiserConfig(
-    name="small",
-    image_size=8,
-    model_channels=8,
-    channel_mult=(1, 2),
-    num_res_blocks=1,
-    attention_resolutions=(4,),
-    num_head_channels=8,
-    identity_dim=5,
-    norm_groups=4,
-)
 IDENTITY_TENSORS = ["id_embed.0.bias", "id_embed.0.weight", "id_embed.2.bias", "id_embed.2.weight"]
 
 
 @pytest.fixture
-def denoiser() -> Denoiser:
+def denoiser(small_config: DenoiserConfig) -> Denoiser:
     torch.manual_seed(0)
-    network = Denoiser(CONFIG).eval().requires_grad_(requires_grad=False)
+    network = Denoiser(small_config).eval().requires_grad_(requires_grad=False)
     for parameter in network.parameters():
         parameter.add_(torch.randn_like(parameter) * 0.1)
     return network
@@ -59,7 +48,7 @@ def test_our_own_files_come_back_equal(denoiser: Denoiser, tmp_path: Path) -> No
     assert (tmp_path / "a" / "net.safetensors").read_bytes() == (tmp_path / "b.safetensors").read_bytes()
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a", "b.safetensors"]
     again = load_denoiser(tmp_path / "b.safetensors")
-    assert again.config == CONFIG == stored_config(tmp_path / "b.safetensors")
+    assert again.config == denoiser.config == stored_config(tmp_path / "b.safetensors")
     assert torch.equal(again(*inputs()), denoiser(*inputs()))
     assert not again.training
     assert not any(parameter.requires_grad for parameter in again.parameters())
@@ -80,23 +69,23 @@ def test_published_files_of_any_precision_are_read_strictly(denoiser: Denoiser, 
     state = {name: value.half() for name, value in denoiser.state_dict().items()}
     path = tmp_path / "Model.safetensors"
     save_file(state, path)
-    again = load_published_denoiser(path, CONFIG)
+    again = load_published_denoiser(path, denoiser.config)
     assert all(parameter.dtype == torch.float32 for parameter in again.parameters())
     torch.testing.assert_close(again(*inputs()), denoiser(*inputs()), rtol=0.02, atol=0.02)
-    coarse = load_published_denoiser(path, CONFIG.model_copy(update={"torso_dtype": "bfloat16"}))
+    coarse = load_published_denoiser(path, denoiser.config.model_copy(update={"torso_dtype": "bfloat16"}))
     assert coarse.input_blocks[0].state_dict()["0.weight"].dtype == torch.bfloat16
     assert coarse.out.state_dict()["2.weight"].dtype == torch.float32
     save_file({**state, "label_emb.weight": torch.zeros(1)}, path)
     with pytest.raises(WeightMismatch, match=r"1 unknown: label_emb\.weight"):
-        load_published_denoiser(path, CONFIG)
+        load_published_denoiser(path, denoiser.config)
     with pytest.raises(WeightMismatch, match=r"has format None.*read by load_published_denoiser"):
         load_denoiser(path)
 
 
 def test_a_stock_adm_is_taken_only_when_asked_for(denoiser: Denoiser, stock: Path) -> None:
     with pytest.raises(WeightMismatch, match=r"4 missing: id_embed\.0\.weight"):
-        load_published_denoiser(stock, CONFIG)
-    started = load_published_denoiser(stock, CONFIG, without_identity=True)
+        load_published_denoiser(stock, denoiser.config)
+    started = load_published_denoiser(stock, denoiser.config, without_identity=True)
     missing = sorted(started.state_dict().keys() - load_file(stock).keys())
     assert missing == IDENTITY_TENSORS
     # whoever it is, it answers as the stock network does, for which identity adds nothing
@@ -119,13 +108,16 @@ def test_nothing_but_identity_may_be_missing(denoiser: Denoiser, stock: Path, tm
     del state["time_embed.0.bias"]
     save_file(state, stock)
     with pytest.raises(WeightMismatch, match=r"1 missing: time_embed\.0\.bias"):
-        load_published_denoiser(stock, CONFIG, without_identity=True)
+        load_published_denoiser(stock, denoiser.config, without_identity=True)
     whole = tmp_path / "whole.safetensors"
     save_file(denoiser.state_dict(), whole)
     with pytest.raises(WeightMismatch, match="holds an identity MLP"):
-        load_published_denoiser(whole, CONFIG, without_identity=True)
+        load_published_denoiser(whole, denoiser.config, without_identity=True)
     whole.write_bytes(b"no such thing")
-    for read in (load_denoiser, lambda path: load_published_denoiser(path, CONFIG, without_identity=True)):
+    for read in (
+        load_denoiser,
+        lambda path: load_published_denoiser(path, denoiser.config, without_identity=True),
+    ):
         with pytest.raises(WeightMismatch, match="is no readable safetensors file"):
             read(whole)
         with pytest.raises(FileNotFoundError, match="no weights at"):

@@ -17,25 +17,15 @@ from models.diffface.denoiser_blocks import ResidualBlock, SelfAttention, timest
 
 torch.set_num_threads(1)
 
-SMALL = DenoiserConfig(
-    name="small",
-    image_size=8,
-    model_channels=8,
-    channel_mult=(1, 2),
-    num_res_blocks=2,
-    attention_resolutions=(4,),
-    num_head_channels=8,
-    identity_dim=5,
-    norm_groups=4,
-)
 DOWN, UP = {"input_blocks.3.0."}, {"output_blocks.2.2."}
-"""Residual blocks of SMALL that change the side, by where they stand."""
+"""Residual blocks of the denoiser that change the side, by where they stand."""
 
 
-def randomised(config: DenoiserConfig = SMALL) -> Denoiser:
-    """Nothing zero, so that every branch shows."""
+@pytest.fixture
+def denoiser(small_config: DenoiserConfig) -> Denoiser:
+    """Two residual blocks a level; nothing zero, so that every branch shows."""
     torch.manual_seed(0)
-    denoiser = Denoiser(config).eval()
+    denoiser = Denoiser(small_config.model_copy(update={"num_res_blocks": 2})).eval()
     with torch.no_grad():
         for parameter in denoiser.parameters():
             parameter.add_(torch.randn_like(parameter) * 0.2)
@@ -221,8 +211,8 @@ def test_self_attention_of_two_heads() -> None:
     torch.testing.assert_close(block(x), wanted, atol=1e-4, rtol=1e-4)
 
 
-def test_the_whole_network(inputs: tuple[Tensor, Tensor, Tensor]) -> None:
-    denoiser = randomised().double()
+def test_the_whole_network(denoiser: Denoiser, inputs: tuple[Tensor, Tensor, Tensor]) -> None:
+    denoiser = denoiser.double()
     x, timestep, identity = inputs
     found = denoiser(x.double(), timestep, identity.double())
     wanted = reference(denoiser, x.double(), timestep.double(), identity.double())
@@ -235,16 +225,14 @@ def test_the_whole_network(inputs: tuple[Tensor, Tensor, Tensor]) -> None:
     )
 
 
-def test_a_batch_is_its_images(inputs: tuple[Tensor, Tensor, Tensor]) -> None:
-    denoiser = randomised()
+def test_a_batch_is_its_images(denoiser: Denoiser, inputs: tuple[Tensor, Tensor, Tensor]) -> None:
     x, timestep, identity = inputs
     together = denoiser(x, timestep, identity)
     singles = [denoiser(x[i : i + 1], timestep[i : i + 1], identity[i : i + 1]) for i in range(3)]
     torch.testing.assert_close(together, torch.cat(singles), atol=1e-5, rtol=1e-5)
 
 
-def test_identity_and_step_both_count(inputs: tuple[Tensor, Tensor, Tensor]) -> None:
-    denoiser = randomised()
+def test_identity_and_step_both_count(denoiser: Denoiser, inputs: tuple[Tensor, Tensor, Tensor]) -> None:
     x, timestep, identity = inputs
     answer = denoiser(x, timestep, identity)
     assert (denoiser(x, timestep, -identity) - answer).abs().amax() > 0.01
@@ -252,23 +240,23 @@ def test_identity_and_step_both_count(inputs: tuple[Tensor, Tensor, Tensor]) -> 
 
 
 @pytest.mark.parametrize("name", ["bfloat16", "float16"])
-def test_only_the_torso_is_half(name: str, inputs: tuple[Tensor, Tensor, Tensor]) -> None:
-    whole = randomised()
-    half = Denoiser(SMALL.model_copy(update={"torso_dtype": name})).eval()
-    half.load_state_dict(whole.state_dict())
+def test_only_the_torso_is_half(name: str, denoiser: Denoiser, inputs: tuple[Tensor, Tensor, Tensor]) -> None:
+    half = Denoiser(denoiser.config.model_copy(update={"torso_dtype": name})).eval()
+    half.load_state_dict(denoiser.state_dict())
     for key, value in half.state_dict().items():
         torso = key.startswith(("input_blocks.", "middle_block.", "output_blocks."))
         one_of_norms = any(part in key for part in ("in_layers.0.", "out_layers.0.", "norm.", "emb_layers."))
         expected = getattr(torch, name) if torso and not one_of_norms else torch.float32
         assert value.dtype == expected, key
-    found, wanted = half(*inputs), whole(*inputs)
+    found, wanted = half(*inputs), denoiser(*inputs)
     assert found.dtype == torch.float32
     error = (found - wanted).abs().mean() / wanted.abs().mean()
     assert 0 < error < (0.03 if name == "bfloat16" else 0.01)
 
 
-def test_channels_last_and_a_whole_network_in_bfloat16(inputs: tuple[Tensor, Tensor, Tensor]) -> None:
-    denoiser = randomised()
+def test_channels_last_and_a_whole_network_in_bfloat16(
+    denoiser: Denoiser, inputs: tuple[Tensor, Tensor, Tensor]
+) -> None:
     wanted = denoiser(*inputs)
     last = denoiser.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue] - torch has it, its stub not
     x = inputs[0].contiguous(memory_format=torch.channels_last)
@@ -282,9 +270,9 @@ def test_channels_last_and_a_whole_network_in_bfloat16(inputs: tuple[Tensor, Ten
 
 
 def test_a_gradient_reaches_the_image_without_any_of_the_weights(
+    denoiser: Denoiser,
     inputs: tuple[Tensor, Tensor, Tensor],
 ) -> None:
-    denoiser = randomised()
     x = inputs[0].clone().requires_grad_()
     (gradient,) = torch.autograd.grad(denoiser(x, *inputs[1:])[1].square().sum(), x)
     assert (gradient[1] != 0).all()
@@ -292,8 +280,7 @@ def test_a_gradient_reaches_the_image_without_any_of_the_weights(
     assert all(parameter.grad is None for parameter in denoiser.parameters())
 
 
-def test_what_does_not_fit_is_refused(inputs: tuple[Tensor, Tensor, Tensor]) -> None:
-    denoiser = randomised()
+def test_what_does_not_fit_is_refused(denoiser: Denoiser, inputs: tuple[Tensor, Tensor, Tensor]) -> None:
     x, timestep, identity = inputs
     with pytest.raises(ValueError, match=r"takes \(B, 3, 8, 8\) images, got \(3, 3, 4, 4\)"):
         denoiser(x[:, :, ::2, ::2], timestep, identity)
@@ -308,4 +295,4 @@ def test_what_does_not_fit_is_refused(inputs: tuple[Tensor, Tensor, Tensor]) -> 
         ({"model_channels": 9, "norm_groups": 3}, "must be even"),
     ):
         with pytest.raises(ValidationError, match=told):
-            DenoiserConfig.model_validate(SMALL.model_dump() | wrong)
+            DenoiserConfig.model_validate(denoiser.config.model_dump() | wrong)

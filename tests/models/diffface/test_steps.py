@@ -19,23 +19,11 @@ from models.diffface.steps import Prediction, condition_score, ddim_step, ddpm_s
 
 torch.set_num_threads(1)
 
-CONFIG = DenoiserConfig(
-    name="small",
-    image_size=8,
-    model_channels=8,
-    channel_mult=(1, 2),
-    num_res_blocks=1,
-    attention_resolutions=(4,),
-    num_head_channels=8,
-    identity_dim=5,
-    norm_groups=4,
-)
-
 
 @pytest.fixture(scope="module")
-def denoiser() -> Denoiser:
+def denoiser(small_config: DenoiserConfig) -> Denoiser:
     torch.manual_seed(0)
-    network = Denoiser(CONFIG).eval()
+    network = Denoiser(small_config).eval()
     with torch.no_grad():
         for parameter in network.parameters():
             parameter.add_(torch.randn_like(parameter) * 0.1)

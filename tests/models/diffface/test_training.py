@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import numpy as np
 import pytest
@@ -18,17 +19,6 @@ from models.diffface.training_recipe import DenoiserRecipe
 from models.faces.network_inputs import imagenet_normalised
 from models.swap.seeds import DATA, step_seed
 
-SMALL = DenoiserConfig(
-    name="test",
-    image_size=8,
-    model_channels=8,
-    channel_mult=(1, 2),
-    num_res_blocks=1,
-    attention_resolutions=(4,),
-    num_head_channels=8,
-    identity_dim=6,
-    norm_groups=4,
-)
 RECIPE = DenoiserRecipe(steps=2, batch_size=6, learning_rate=3e-3, weight_decay=0.1, ema_decay=0.9, seed=5)
 
 
@@ -37,13 +27,19 @@ def _one_thread():
     torch.set_num_threads(1)
 
 
-def build_denoiser() -> Denoiser:
-    with torch.random.fork_rng():
-        torch.manual_seed(1)
-        denoiser = Denoiser(SMALL)
-        for value in denoiser.parameters():
-            torch.nn.init.normal_(value, std=0.1)
-    return denoiser
+@pytest.fixture
+def build_denoiser(small_config: DenoiserConfig) -> Callable[[], Denoiser]:
+    """Gives equal denoisers, each call one."""
+
+    def build() -> Denoiser:
+        with torch.random.fork_rng():
+            torch.manual_seed(1)
+            denoiser = Denoiser(small_config.model_copy(update={"identity_dim": 6}))
+            for value in denoiser.parameters():
+                torch.nn.init.normal_(value, std=0.1)
+        return denoiser
+
+    return build
 
 
 def build_data(people=None, source: IdentitySource = "image") -> PhotoData:
@@ -112,7 +108,7 @@ def reference_terms(denoiser: Denoiser, batch: DenoiserBatch, index: Tensor, noi
 
 
 @pytest.mark.parametrize(("weighting", "weights"), [("code", (1.0, 1.0, 0.01)), ("paper", (0.5, 0.5, 1.0))])
-def test_two_steps_are_those_of_a_straight_reference(weighting, weights, tmp_path):
+def test_two_steps_are_those_of_a_straight_reference(build_denoiser, weighting, weights, tmp_path):
     recipe = RECIPE.model_copy(update={"weighting": weighting})
     data, denoiser = build_data(), build_denoiser()
     losses = train_denoiser(denoiser, data, recipe, tmp_path, encode_face=encode)
@@ -151,7 +147,7 @@ def test_two_steps_are_those_of_a_straight_reference(weighting, weights, tmp_pat
     assert max(float((average[name] - values[name]).detach().abs().max()) for name in values) > 5e-4
 
 
-def test_micro_batches_move_nothing_but_rounding(tmp_path):
+def test_micro_batches_move_nothing_but_rounding(build_denoiser, tmp_path):
     results = []
     for size in (None, 4):
         denoiser = build_denoiser()
@@ -209,13 +205,13 @@ def test_identity_of_the_image_or_of_another_photograph():
         build_data(np.arange(12), "other_photo")
 
 
-def test_what_cannot_be_trained_is_refused(tmp_path):
+def test_what_cannot_be_trained_is_refused(small_config, build_denoiser, tmp_path):
     with pytest.raises(ValueError, match="no face network was given"):
         train_denoiser(build_denoiser(), build_data(), RECIPE, tmp_path)
-    fixed = Denoiser(SMALL.model_copy(update={"learn_sigma": False}))
+    fixed = Denoiser(small_config.model_copy(update={"learn_sigma": False}))
     with pytest.raises(ValueError, match="learned variance"):
         train_denoiser(fixed, build_data(), RECIPE, tmp_path, encode_face=encode)
-    half = Denoiser(SMALL.model_copy(update={"torso_dtype": "bfloat16"}))
+    half = Denoiser(small_config.model_copy(update={"torso_dtype": "bfloat16"}))
     with pytest.raises(ValueError, match="torso is bfloat16"):
         train_denoiser(half, build_data(), RECIPE, tmp_path, encode_face=encode)
     with pytest.raises(FloatingPointError, match=r"loss of step 1 is nan in rows \[0, 1, 2, 3, 4, 5\]"):

@@ -54,10 +54,6 @@ def test_finds_both_faces_where_they_are_largest_first(
     np.testing.assert_allclose(small.points_52, POINTS / 2 + 400.5, atol=1e-3)
     assert large.score > 0.9
     assert small.score > 0.9
-    largest = analysis.largest(group_photo)
-    assert largest is not None
-    np.testing.assert_array_equal(largest.box_4, large.box_4)
-    np.testing.assert_array_equal(largest.embedding_D, large.embedding_D)
 
 
 def test_the_other_portrait_is_found_too(hopper_scene: Any) -> None:
@@ -70,12 +66,10 @@ def test_the_other_portrait_is_found_too(hopper_scene: Any) -> None:
 
 
 def test_detection_follows_the_picture(analysis: LocalFaceAnalysis, group_photo: np.ndarray) -> None:
-    moved = analysis.largest(np.roll(group_photo, (64, 32), axis=(0, 1)))
-    assert moved is not None
+    moved = analysis.analyse(np.roll(group_photo, (64, 32), axis=(0, 1)))[0]
     np.testing.assert_allclose(moved.points_52, POINTS + 0.5 + (32, 64), atol=1e-3)
     # Twice as large: reduced to 640 for detection, and mapped back.
-    enlarged = analysis.largest(group_photo.repeat(2, axis=0).repeat(2, axis=1))
-    assert enlarged is not None
+    enlarged = analysis.analyse(group_photo.repeat(2, axis=0).repeat(2, axis=1))[0]
     np.testing.assert_allclose(enlarged.points_52, 2 * POINTS + 0.5, atol=1e-3)
     for found, embedded in zip(analysis.detect(group_photo), analysis.analyse(group_photo), strict=True):
         np.testing.assert_array_equal(found.box_4, embedded.box_4)
@@ -84,7 +78,6 @@ def test_detection_follows_the_picture(analysis: LocalFaceAnalysis, group_photo:
     upside_down = np.ascontiguousarray(group_photo[::-1])
     assert analysis.detect(upside_down) == []
     assert analysis.analyse(upside_down) == []
-    assert analysis.largest(upside_down) is None
 
 
 def test_embedding_is_the_aligned_chip_through_the_network(
@@ -147,7 +140,7 @@ def test_missing_files_are_an_error_and_never_a_download(
     for folder in (tmp_path, tmp_path / "absent", "antelopev2"):
         with pytest.raises(FileNotFoundError, match=r"scrfd_10g_bnkps\.onnx and glintr100\.onnx"):
             LocalFaceAnalysis(folder)
-    assert LocalFaceAnalysis(antelope_folder, threads=1).largest(group_photo) is not None
+    assert LocalFaceAnalysis(antelope_folder, threads=1).analyse(group_photo)
 
 
 def test_other_networks_in_the_folder_are_refused(
