@@ -22,8 +22,8 @@ from assets.swapping import picture_mark
 from models.faces import tracking
 from resources.lake.errors import LakeError
 from resources.lake.failpoints import crash_point
-from resources.photos.layouts import escape
 from resources.photos.marking import Mark
+from resources.photos.names import escape
 from resources.photos.reasons import RowError
 from resources.video.reading import ClipError, ClipFrame, ClipReader
 from resources.video.writing import ClipWriter, encoder_name

@@ -7,7 +7,8 @@ from pathlib import Path
 
 from models.faces.condition import ConditionRecipe
 from resources.lake.errors import LakeError
-from resources.photos.layouts import SIDECAR_SUFFIXES, escape
+from resources.photos.layouts import SIDECAR_SUFFIXES
+from resources.photos.names import escape
 from resources.photos.reasons import Reason, RowError
 
 SOURCE_FOLDER, TARGET_FOLDER = "src", "trg"

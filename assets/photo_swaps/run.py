@@ -19,8 +19,8 @@ from assets.photo_swaps.settings import SwapSettings
 from assets.swapping import picture_mark
 from resources.lake.errors import LakeError
 from resources.photos.decoding import read_photo
-from resources.photos.layouts import escape
 from resources.photos.marking import Mark, mark_png
+from resources.photos.names import escape
 from resources.photos.reasons import RowError
 
 PAIRS_AT_ONCE = 8

@@ -30,7 +30,8 @@ from resources.lake.removals import name_hash, read_removals, take_back
 from resources.lake.schema import FACES_SCHEMA, FACES_STAGE, SOURCE_ROOTS_SCHEMA, Status, state_column
 from resources.photos.decoding import DecodeLimits, read_photo
 from resources.photos.isolation import inspect_isolated
-from resources.photos.layouts import FileStatus, FoundPhoto, Layout, detect_layout, escape, scan
+from resources.photos.layouts import FileStatus, FoundPhoto, Layout, detect_layout, scan
+from resources.photos.names import escape
 from resources.photos.reasons import Reason, RowError
 
 DEFAULT_SHARD_SIZE = 4096

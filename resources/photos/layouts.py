@@ -16,14 +16,9 @@ root and file, `stem` is the file name without its last suffix:
 | `apple` | as `identity-folders`, or as `ffhq-pairs` where `src` and `trg` are | as there, none deeper |
 | `ffhq-pairs` | the image id: everybody is a person of their own | `src/<stem>`, `trg/<stem>` |
 
-A file directly in the root of the last three is a person of its own, as in `flat`. Joining puts `__` between
-folders and stem. Where a part itself holds `__`, or starts or ends with `_`, each of its underscores is
-written `%5F` first, so that different nested paths never join to one name. A file that is not nested keeps
-its plain stem; where that equals a joined one (`a__b.jpg` beside `a/b.jpg`), the rule for duplicates decides.
-
-Ids are valid UTF-8 and stand in XML unharmed: bytes that are no UTF-8 (surrogate escapes in Python) and
-characters that XML 1.0 forbids are written as `%XX` per byte. In such a name, and in one that already reads
-like an escape, `%` itself becomes `%25`, so that escaping is reversible and never makes two names equal.
+A file directly in the root of the last three is a person of its own, as in `flat`. How parts are joined and
+which characters ids may hold says `resources.photos.names`. A file that is not nested keeps its plain stem;
+where that equals a joined one (`a__b.jpg` beside `a/b.jpg`), the rule for duplicates decides.
 
 Two files that still claim one id (`a.jpg` and `a.png`): the first in order keeps it, the later one gets the
 id with its suffix (`.../a.png`) and `problem=Reason.DUPLICATE_ID`.
@@ -40,6 +35,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, NamedTuple, get_args
 
+from resources.photos.names import escape, join_parts
 from resources.photos.reasons import Reason
 
 logger = logging.getLogger(__name__)
@@ -62,8 +58,6 @@ APPLE_LANDMARKS = "3dmm"
 
 _VGG_FOLDER = re.compile(r"n\d{6}")
 _VGG_PHOTO = re.compile(r"\d{4}_\d{2}\.jpg", re.IGNORECASE)
-_ESCAPE_LOOKALIKE = re.compile(r"%[0-9A-F]{2}")
-_FORBIDDEN = re.compile("[\x00-\x1f\x7f-\x9f\ud800-\udfff\ufffe\uffff]")
 
 
 class LayoutError(ValueError):
@@ -190,21 +184,6 @@ def detect_layout(root: Path) -> tuple[Layout, str]:
     return "flat", f"no folder holds photographs; {len(files)} candidates lie in the root"
 
 
-def escape(name: str) -> str:
-    """Make a file name valid UTF-8 and XML by reversible percent escapes; ordinary names stay as they are."""
-    if name.isascii() and name.isprintable() and "%" not in name:  # nearly all; five times quicker
-        return name
-    if not _FORBIDDEN.search(name) and not _ESCAPE_LOOKALIKE.search(name):
-        return name
-    return _FORBIDDEN.sub(_percent, name.replace("%", "%25"))
-
-
-def _percent(match: re.Match[str]) -> str:
-    is_raw_byte = "\udc80" <= match[0] <= "\udcff"  # how Python spells a file name byte that is no UTF-8
-    encoded = match[0].encode("utf-8", "surrogateescape" if is_raw_byte else "surrogatepass")
-    return "".join(f"%{byte:02X}" for byte in encoded)
-
-
 def _named(entries: Iterator[_Entry], layout: Layout) -> Iterator[FoundPhoto]:
     in_root: set[str] = set()
     in_folder: set[str] = set()
@@ -234,19 +213,11 @@ def _named(entries: Iterator[_Entry], layout: Layout) -> Iterator[FoundPhoto]:
 def _name(layout: Layout, folders: list[str], stem: str) -> tuple[str, str | None]:
     """Image id and identity; identity None stands for the final image id."""
     if layout == "flat" or not folders:
-        joined = _join([*folders, stem])
+        joined = join_parts([*folders, stem])
         return f"{joined}/{joined}", joined
     identity = escape(folders[0])
-    image_id = f"{identity}/{_join([*folders[1:], stem])}"
+    image_id = f"{identity}/{join_parts([*folders[1:], stem])}"
     return image_id, None if layout == "ffhq-pairs" else identity
-
-
-def _join(parts: list[str]) -> str:
-    if len(parts) == 1:
-        return escape(parts[0])
-    return "__".join(
-        escape(part).replace("_", "%5F") if "__" in f"_{part}_" else escape(part) for part in parts
-    )
 
 
 def _walk(root: Path, on_skipped: Callable[[Skipped], None]) -> Iterator[_Entry]:

@@ -29,7 +29,7 @@ from rich.console import Console
 from rich.table import Table
 from tree import LEFT_OUT, SKIPPED, make_tree
 
-from resources.photos.layouts import escape
+from resources.photos.names import escape
 
 SEED = 20261122
 LONG, SHORT = 4_400, 132

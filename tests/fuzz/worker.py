@@ -20,7 +20,8 @@ from resources.lake.ingest import ingest, source_path
 from resources.lake.lake import Lake
 from resources.photos.decoding import DecodeLimits
 from resources.photos.isolation import shared_inspector
-from resources.photos.layouts import FoundPhoto, escape
+from resources.photos.layouts import FoundPhoto
+from resources.photos.names import escape
 
 
 def main() -> None:

@@ -19,11 +19,10 @@ from resources.photos.layouts import (
     Layout,
     LayoutError,
     Skipped,
-    _join,
     detect_layout,
-    escape,
     scan,
 )
+from resources.photos.names import escape, join_parts
 from resources.photos.pairs import ffhq_pairs
 from resources.photos.reasons import Reason, RowError
 
@@ -234,7 +233,7 @@ def test_escapes_are_valid_and_never_collide(first: str, second: str) -> None:
 @given(st.lists(st.text(alphabet="a_%5F", min_size=1, max_size=5), min_size=1, max_size=12, unique=True))
 def test_nested_paths_never_collide(names: list[str]) -> None:
     paths = [(a, b) for a in names for b in names]
-    assert len({_join(list(path)) for path in paths}) == len(paths)
+    assert len({join_parts(list(path)) for path in paths}) == len(paths)
 
 
 def test_trees_deeper_than_the_recursion_limit_are_walked(tmp_path: Path) -> None:
