@@ -25,7 +25,6 @@ from models.swap.base import SwapBase, load_base, save_base
 from models.swap.checkpoint import file_sha256
 from models.swap.codec import PatchCodec
 from models.swap.config import SwapModelConfig
-from models.swap.growing import grow
 from models.swap.pretraining_data import Embedder, WorldConfig, WorldData, WorldPool, build_pool, joined
 from models.swap.pretraining_evaluation import BaseReport, evaluate, gate
 from models.swap.processes import is_main
@@ -88,12 +87,9 @@ def pretrain(
         work_dir: of the pool and the resumable states.
         output: the file to write.
         export_every: write it every so many steps too.
-        start_from: a base whose weights, codec and whitening this run starts with: of the same sizes, or of
-            fewer single blocks, which are then spread among new silent ones.
+        start_from: a base of the same sizes whose weights, codec and whitening this run starts with.
         stop_after: a step before the recipe's last, whose learning rate is then not the schedule's end.
         more_seeds: of worlds of the same size that are learnt from too.
-
-    Raises CannotGrow when `start_from` is of other sizes.
     """
     pool = joined(
         [
@@ -110,9 +106,8 @@ def pretrain(
     )
     model, codec = fresh_base(config, pool, recipe.seed)
     if start_from is not None:
-        earlier = load_base(start_from)
-        new = grow(model, earlier.model)
-        log_line(f"starts from {start_from}" + (f"; single blocks {new} are new" if new else ""))
+        earlier = load_base(start_from, config)
+        model.load_state_dict(earlier.model.state_dict())
         assert isinstance(earlier.codec, PatchCodec)  # the one kind of our own file
         codec.load_state_dict(earlier.codec.state_dict())
     black = codec.encode(np.zeros((1, config.image_size, config.image_size, 3), np.uint8))[0]
@@ -206,12 +201,6 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--checkpoint-interval", type=int, default=250)
     parser.add_argument("--export-every", type=int, help="write the output every so many steps too")
     parser.add_argument("--start-from", type=Path, help="a base whose weights this run starts with")
-    parser.add_argument(
-        "--single-blocks",
-        type=int,
-        default=swap_config.tiny().transformer.num_single_layers,
-        help="fewer than the shipped base has, to begin with what is faster",
-    )
     parser.add_argument("--stop-after", type=int, help="a step before the schedule's last one")
     parser.add_argument(
         "--downsample-size",
@@ -231,8 +220,6 @@ def main(argv: list[str] | None = None) -> None:
     arguments = parser.parse_args(argv)
     torch.set_num_threads(arguments.threads)
     config = swap_config.tiny()
-    blocks = config.transformer.model_copy(update={"num_single_layers": arguments.single_blocks})
-    config = config.model_copy(update={"transformer": blocks})
     condition = PIXEL_CONDITION.model_copy(update={"downsample_size": arguments.downsample_size})
     world = WorldConfig(
         seed=arguments.seed,

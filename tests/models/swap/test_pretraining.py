@@ -135,7 +135,6 @@ def test_the_command_stops_early_goes_on_from_there_and_holds_the_gate(fresh_emb
     arguments += ["--held-out-pairs", "2", "--checkpoint-interval", "2"]
     first, second = tmp_path / "first" / "base.safetensors", tmp_path / "second" / "base.safetensors"
     early = ["--work", str(first.parent), "--output", str(first), "--stop-after", "2"]
-    early += ["--single-blocks", "2"]
     main([*arguments, *early])
     written = first.read_bytes()
     main([*arguments, *early])
@@ -146,11 +145,8 @@ def test_the_command_stops_early_goes_on_from_there_and_holds_the_gate(fresh_emb
     start += ["--more-seeds", "5"]
     with pytest.raises(SystemExit, match="does not pass its gate"):
         main([*arguments, *start, "--work", str(second.parent), "--output", str(second)])
-    told = capsys.readouterr().out
-    assert "are new" in told
-    assert told.count("embedded 12 photos") == 2
-    assert len(load_base(first).model.flux.single_transformer_blocks) == 2
-    assert second.stat().st_size < 7_000_000
+    assert capsys.readouterr().out.count("embedded 12 photos") == 2
+    assert second.stat().st_size < 5_000_000
     assert load_base(second).config == swap_config.tiny()
     before, after = load_file(first), load_file(second)
     name = "model.identity_encoder.network.0.weight"
