@@ -7,12 +7,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
+from assets.diffface_config import DIFFFACE_SWAPS, DiffFaceSwapsConfig
 from assets.frontier_config import FrontierConfig
 from assets.pseudo_triplets import PseudoTripletsConfig
 from assets.release import ReleaseConfig
 from assets.stage import RowStage, StageConfig, StageGraph
 from assets.swaps import SwapsConfig
 from assets.training import TrainingConfig
+from models.diffface.cost import swap_flops as diffface_flops
 from models.swap.cost import ModelCost, by_hand, model_cost, short_text_tokens
 from models.swap.cost_networks import LossNetworks, NetworkCost, annotation_network, text_encoder_costs
 from models.swap.cost_stages import (
@@ -181,7 +183,16 @@ def _with_the_model(
             (2 * plain_flops + inverted_flops) / 3,
             f"{plain_words}; a third of them inverted first",
         ),
+        *_diffface(graph, swap_pairs),
     ]
+
+
+def _diffface(graph: StageGraph, swap_pairs: int) -> list[StageWork]:
+    """Guided swaps of all pairs, in a profile that has them."""
+    if DIFFFACE_SWAPS not in graph.names:
+        return []
+    config = settings(graph, DIFFFACE_SWAPS, DiffFaceSwapsConfig)
+    return [StageWork(DIFFFACE_SWAPS, swap_pairs, "swap", *diffface_flops(config.networks, config.settings))]
 
 
 def measured_annotation() -> dict[str, float]:

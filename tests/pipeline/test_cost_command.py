@@ -7,7 +7,10 @@ import json
 import pytest
 from typer.testing import CliRunner
 
+from assets.diffface_config import DIFFFACE_SWAPS, DiffFaceSwapsConfig
+from assets.release import ReleaseConfig
 from assets.training import TrainingConfig
+from models.diffface.cost import guided_passes
 from models.swap.cost_stages import GPUS
 from pipeline.cli import app
 from pipeline.commands.cost import show
@@ -34,6 +37,21 @@ def test_every_stage_is_told_with_units_work_and_hours(tiny: dict) -> None:
     for stage in stages.values():
         assert stage["hours"] == pytest.approx(stage["pflop"] * 1e3 / rate / 2 / 3600, rel=1e-2)
     assert tiny["total_hours"] == pytest.approx(sum(stage["hours"] for stage in stages.values()), abs=1e-2)
+
+
+def test_guided_swaps_are_counted_where_a_profile_has_them() -> None:
+    done = CliRunner().invoke(
+        app, ["cost", "--profile", "smoke", "--images", "10", "--gpu", "a6000", "--json"]
+    )
+    assert done.exit_code == 0, done.output
+    swaps = json.loads(done.output)["stages"][DIFFFACE_SWAPS]
+    graph = PROFILES["smoke"].graph()
+    assert swaps["units"] == settings(graph, "release", ReleaseConfig).swap_pairs
+    sampling = settings(graph, DIFFFACE_SWAPS, DiffFaceSwapsConfig).settings
+    assert f"{sampling.sampled_steps} guided steps" in swaps["note"]
+    passes, _ = guided_passes("world")
+    alone = sampling.iterations_num * sampling.sampled_steps * passes["denoiser"]
+    assert alone < swaps["tflop_each"] * 1e12 < 3 * alone
 
 
 def test_what_is_assumed_and_unknown_is_printed(tiny: dict) -> None:
