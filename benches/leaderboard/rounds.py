@@ -10,11 +10,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from assets.classical_swaps import MESH_WARP
+from assets.diffface_config import DiffFaceSwapsConfig
 from assets.evaluation import CODEC_CEILING, COPY_TARGET
 from assets.judges import WORLD
 from assets.stage import StageGraph
 from assets.training import checkpoint_folder
 from assets.training_rows import need_artifact
+from benches.leaderboard.guided import KEY, guided, made_by, taken_from_another_seed
 from benches.leaderboard.photographs import fill_lake, pair_names
 from benches.leaderboard.plan import (
     BASELINE,
@@ -107,6 +109,8 @@ def measure_seed(
         key = Key(name, name, None, None)
         if not is_kept(folder / "values", key, same):
             keep(folder / "values", reference(bench, name, plan.pictures), same)
+    if parts.diffface is not None:
+        _measure_guided(bench, parts.diffface, folder / "values", same, plan.pictures)
     checkpoints: dict[str, str] = {}
     steps: dict[str, int] = {}
     for entrant in ENTRANTS:
@@ -155,17 +159,29 @@ def measure_seed(
 
 def reference(bench: Bench, name: str, pictures: int) -> Measured:
     """A row that nothing is trained for."""
+    key = Key(name, name, None, None)
     if name == MESH_WARP:
-        made, rows = bench.warped()
-        values = bench.score(made, rows)
-        shown: NDArray[np.uint8] = bench.copies()[:pictures].copy()
-        for picture, row in zip(made, rows, strict=True):
-            if row < len(shown):
-                shown[row] = picture
-    else:
-        made = bench.copies() if name == COPY_TARGET else bench.ceilings()
-        values, shown = bench.score(made), made[:pictures]
-    return _measured(bench, Key(name, name, None, None), values, shown)
+        return _of_some(bench, key, *bench.warped(), pictures)
+    made = bench.copies() if name == COPY_TARGET else bench.ceilings()
+    return _measured(bench, key, bench.score(made), made[:pictures])
+
+
+def _measure_guided(
+    bench: Bench, config: DiffFaceSwapsConfig, folder: Path, same: str, pictures: int
+) -> None:
+    """Keep DiffFace's row; it is the same in every training seed."""
+    made = made_by(same, config)
+    if not is_kept(folder, KEY, made) and not taken_from_another_seed(folder, made):
+        keep(folder, _of_some(bench, KEY, *guided(bench, config), pictures), made)
+
+
+def _of_some(bench: Bench, key: Key, made: NDArray[np.uint8], rows: list[int], pictures: int) -> Measured:
+    """A row of a method that could not swap every pair; there the target is shown."""
+    shown: NDArray[np.uint8] = bench.copies()[:pictures].copy()
+    for picture, row in zip(made, rows, strict=True):
+        if row < len(shown):
+            shown[row] = picture
+    return _measured(bench, key, bench.score(made, rows), shown)
 
 
 def _measured(
