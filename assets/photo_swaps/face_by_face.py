@@ -6,8 +6,7 @@ What is done with a face is a subclass's: a classical warp, or DiffFace.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Generic, TypeVar
@@ -18,12 +17,9 @@ from assets.landmarks import FACE_AT
 from assets.photo_swaps.annotation import MASKS, Annotator
 from assets.photo_swaps.faces import PhotoFace
 from assets.photo_swaps.outputs import SwappedPhoto, TargetFace, side_by_side
-from assets.photo_swaps.pairs import PhotoPair
-from assets.photo_swaps.settings import FaceSelection, SwapSettings
-from models.faces.alignment import transform_points
+from assets.photo_swaps.pairs import PhotoPair, about, read_side
+from assets.photo_swaps.settings import SwapSettings
 from models.faces.images import Image, Mask
-from resources.lake.errors import LakeError
-from resources.photos.decoding import decode_upright, read_photo
 from resources.photos.reasons import Reason, RowError
 
 ANNOTATED_SIDE = 512
@@ -48,12 +44,7 @@ class FaceByFaceSwapper(ABC, Generic[Given]):
     def __init__(self, annotator: Annotator, settings: SwapSettings, *, grid: bool = False) -> None:
         self.annotator, self.settings, self.grid = annotator, settings, grid
         self._finder = annotator.finder()
-        choices = (settings.faces, settings.source_face)
-        self._wanted = {
-            choice.photo: self._identity(choice.photo)
-            for choice in choices
-            if choice is not None and choice.photo is not None
-        }
+        self._wanted = self._finder.wanted(settings.faces, settings.source_face)
 
     @property
     @abstractmethod
@@ -91,8 +82,9 @@ class FaceByFaceSwapper(ABC, Generic[Given]):
 
     def identity_of(self, source: Path) -> Given:
         """What is taken of a source's photograph. Raises RowError where it cannot be used."""
-        with _about("source"):
-            return self._source(decode_upright(read_photo(source)))
+        image = read_side("source", source)
+        with about("source"):
+            return self._source(image)
 
     def faces_in(self, image: Image) -> list[PhotoFace]:
         """Every face of an upright picture. Raises RowError where there is none."""
@@ -104,7 +96,7 @@ class FaceByFaceSwapper(ABC, Generic[Given]):
 
     def chosen(self, image: Image, faces: Sequence[PhotoFace]) -> list[PhotoFace]:
         """Those that the settings mean. Raises RowError where there are none."""
-        return self._choose(image, faces, self.settings.faces)
+        return self._finder.choose(image, faces, self.settings.faces, self._wanted)
 
     def swap_faces(
         self, pair: PhotoPair, given: Given, image: Image, faces: Sequence[PhotoFace]
@@ -128,31 +120,30 @@ class FaceByFaceSwapper(ABC, Generic[Given]):
         if pair.problem is not None:
             raise pair.problem
         given = self.identity_of(pair.source)
-        with _about("target"):
-            target = decode_upright(read_photo(pair.target))
+        target = read_side("target", pair.target)
+        with about("target"):
             made = self.swap_faces(pair, given, target, self.chosen(target, self.faces_in(target)))
             if all(face.problem for face in made.faces):
                 raise made.faces[0].problem or RowError(Reason.NO_FACE, "no face was chosen")
         if not self.grid:
             return made
-        source = decode_upright(read_photo(pair.source))
+        source = read_side("source", pair.source)
         return replace(made, grid=side_by_side(source, made.faces, with_target=False))
 
     def _source(self, image: Image) -> Given:
         row: dict[str, Any] = {"image": image}
-        if self.settings.source_face is not None:
-            (face,) = self._choose(image, self.faces_in(image), self.settings.source_face)
-            row[FACE_AT] = _centre(face)
+        selection = self.settings.source_face
+        if selection is not None:
+            (face,) = self._finder.choose(image, self.faces_in(image), selection, self._wanted)
+            row[FACE_AT] = face.centre
         return self._give(self._annotated(row))
 
     def _swap_face(
         self, picture: Image, changed: Mask, face: TargetFace, given: Given, name: str
     ) -> RowError | None:
         assert face.face is not None  # faces of photographs have crops
-        crop = face.face.crop
-        at = transform_points(_centre(face.face)[None], crop.matrix_2x3)[0]
         try:
-            row = self._annotated({"image": crop.image, FACE_AT: at})
+            row = self._annotated({"image": face.face.crop.image, FACE_AT: face.face.centre_in_crop})
         except RowError as error:
             return error
         return self._put(picture, changed, face, row, given, name)
@@ -162,28 +153,3 @@ class FaceByFaceSwapper(ABC, Generic[Given]):
         if isinstance(outcome, RowError):
             raise outcome
         return outcome
-
-    def _choose(self, image: Image, faces: Sequence[PhotoFace], selection: FaceSelection) -> list[PhotoFace]:
-        wanted = None if selection.photo is None else self._wanted[selection.photo]
-        return self._finder.choose(image, faces, selection, wanted)
-
-    def _identity(self, path: Path) -> np.ndarray:
-        """Embedding of the person that `closest` looks for."""
-        try:
-            return self._finder.identity(decode_upright(read_photo(path)))
-        except RowError as error:
-            raise LakeError(f"{path} shows nobody to look for: {error}") from error
-
-
-@contextmanager
-def _about(side: str) -> Iterator[None]:
-    """A RowError from within says which photograph it is about."""
-    try:
-        yield
-    except RowError as error:
-        raise RowError(error.reason, f"{side}: {error.detail}") from error
-
-
-def _centre(face: PhotoFace) -> np.ndarray:
-    box_4 = face.crop.box_4
-    return ((box_4[:2] + box_4[2:]) / 2).astype(np.float32)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -12,9 +13,11 @@ from assets.landmarks import LandmarkModel
 from assets.landmarks_reconstruction import ReconstructionModel
 from assets.photo_swaps.settings import FaceSelection
 from assets.stage import RowModel
+from models.faces.alignment import transform_points
 from models.faces.choice import choose_faces, identity_distances
 from models.faces.crops import CropStyle, FaceCrop, face_crops
 from resources.lake.errors import LakeError
+from resources.photos.decoding import decode_upright, read_photo
 from resources.photos.reasons import Reason, RowError
 
 if TYPE_CHECKING:
@@ -30,6 +33,17 @@ class PhotoFace:
 
     index: int
     crop: FaceCrop
+
+    @property
+    def centre(self) -> np.ndarray:
+        """Middle of its box (2,) in pixels of the photograph, float32."""
+        box_4 = self.crop.box_4
+        return ((box_4[:2] + box_4[2:]) / 2).astype(np.float32)
+
+    @property
+    def centre_in_crop(self) -> np.ndarray:
+        """The same place (2,) in pixels of its aligned crop."""
+        return transform_points(self.centre[None], self.crop.matrix_2x3)[0]
 
 
 class FaceFinder:
@@ -70,9 +84,9 @@ class FaceFinder:
         image: np.ndarray,
         faces: Sequence[PhotoFace],
         selection: FaceSelection,
-        wanted: np.ndarray | None = None,
+        wanted: Mapping[Path, np.ndarray],
     ) -> list[PhotoFace]:
-        """The faces that are meant, from left to right; `wanted` is the embedding that `closest` looks for.
+        """The faces that are meant, from left to right; `closest` looks for one of `wanted`.
 
         Raises RowError where the photograph has no such face.
         """
@@ -89,10 +103,11 @@ class FaceFinder:
                     )
                 return [faces[index] for index in sorted(selection.indices)]
             case "closest":
-                embeddings_ND = self.embed(image, faces)
-                chosen = choose_faces(boxes_N4, "closest", embeddings_ND=embeddings_ND, identity_D=wanted)
+                assert selection.photo is not None  # of that choice
+                embeddings_ND, identity_D = self.embed(image, faces), wanted[selection.photo]
+                chosen = choose_faces(boxes_N4, "closest", embeddings_ND=embeddings_ND, identity_D=identity_D)
                 if not chosen:
-                    nearest = identity_distances(boxes_N4, embeddings_ND, wanted).min()
+                    nearest = identity_distances(boxes_N4, embeddings_ND, identity_D).min()
                     raise RowError(
                         Reason.NO_FACE,
                         f"none of {len(faces)} faces is the wanted person; the nearest is {nearest:.2f} away",
@@ -109,10 +124,21 @@ class FaceFinder:
             f"the eyes are {face.crop.inter_ocular:.1f} px apart, the profile wants {limit:g}",
         )
 
-    def identity(self, image: np.ndarray) -> np.ndarray:
-        """dlib's embedding (128,) of a photograph's largest face. Raises RowError where there is none."""
-        faces = self.find(image, style="ffhq", size=CROP_PIXELS)
-        return self.embed(image, self.choose(image, faces, FaceSelection()))[0]
+    def wanted(self, *selections: FaceSelection | None) -> dict[Path, np.ndarray]:
+        """dlib's embedding (128,) of the largest face of every photograph that selections look for.
+
+        Raises LakeError where one shows nobody.
+        """
+        photos = {selection.photo for selection in selections if selection is not None}
+        return {photo: self._identity(photo) for photo in photos if photo is not None}
+
+    def _identity(self, photo: Path) -> np.ndarray:
+        try:
+            image = decode_upright(read_photo(photo))
+            faces = self.find(image, style="ffhq", size=CROP_PIXELS)
+            return self.embed(image, self.choose(image, faces, FaceSelection(), {}))[0]
+        except RowError as error:
+            raise LakeError(f"{photo} shows nobody to look for: {error}") from error
 
     def embed(self, image: np.ndarray, faces: Sequence[PhotoFace]) -> np.ndarray:
         """dlib's embeddings (N, 128) of faces of a photograph."""

@@ -1,12 +1,16 @@
-"""Which photographs are swapped: one pair, two folders with the same names, or APPLE's FFHQ tree."""
+"""Which photographs are swapped, and reading them: one pair, two folders, or APPLE's FFHQ tree."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 from models.faces.condition import ConditionRecipe
+from models.faces.images import Image
 from resources.lake.errors import LakeError
+from resources.photos.decoding import decode_upright, read_photo
 from resources.photos.layouts import SIDECAR_SUFFIXES
 from resources.photos.names import escape
 from resources.photos.reasons import Reason, RowError
@@ -33,6 +37,26 @@ class PhotoPair:
     target: Path
     condition: Path | None = None
     problem: RowError | None = None
+
+
+def of_side(side: str, error: RowError) -> RowError:
+    """The same reason, saying which photograph of a pair it is about."""
+    return RowError(error.reason, f"{side}: {error.detail}")
+
+
+@contextmanager
+def about(side: str) -> Iterator[None]:
+    """A RowError from within says which photograph of a pair it is about."""
+    try:
+        yield
+    except RowError as error:
+        raise of_side(side, error) from error
+
+
+def read_side(side: str, path: Path) -> Image:
+    """A photograph of a pair, upright. Raises RowError, which says `side`, where it cannot be read."""
+    with about(side):
+        return decode_upright(read_photo(path))
 
 
 def folder_pairs(sources: Path, targets: Path, conditions: Path | None = None) -> list[PhotoPair]:

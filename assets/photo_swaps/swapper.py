@@ -16,19 +16,17 @@ from assets.photo_swaps.annotation import CONDITION, IDENTITY, Annotator
 from assets.photo_swaps.checkpoints import LoadedSwapper, swaps_config
 from assets.photo_swaps.faces import FaceFinder, PhotoFace
 from assets.photo_swaps.outputs import SwappedPhoto, TargetFace, paste_faces, side_by_side
-from assets.photo_swaps.pairs import PhotoPair
-from assets.photo_swaps.settings import FaceSelection, SwapSettings
+from assets.photo_swaps.pairs import PhotoPair, of_side, read_side
+from assets.photo_swaps.settings import SwapSettings
 from assets.recipe_view import DEFAULT_VIEW, RecipeView
 from assets.stage import RowStage, StageGraph
 from assets.swapping import SOURCE, TARGET, swap_rows
-from models.faces.alignment import transform_points
 from models.faces.condition import condition_masks
 from models.faces.crops import fill_small_holes
 from models.faces.frame import frame_condition, square_picture
 from models.faces.images import Image
 from models.faces.parsing import decode_codes, unpack_mask
 from resources.lake.errors import LakeError
-from resources.photos.decoding import decode_upright, read_photo
 from resources.photos.reasons import RowError
 
 
@@ -82,14 +80,10 @@ class PhotoSwapper:
             self.sampling = settings.sampling(config.sampling, config.inversion)
         except ValueError as error:
             raise LakeError(str(error)) from error
-        choices = (settings.faces, settings.source_face)
         needs_finder = not settings.raw_frame or settings.source_face is not None
         self._finder = annotator.finder() if needs_finder else None
-        self._wanted = {
-            choice.photo: self._identity(choice.photo)
-            for choice in choices
-            if choice is not None and choice.photo is not None
-        }
+        choices = (settings.faces, settings.source_face)
+        self._wanted = {} if self._finder is None else self._finder.wanted(*choices)
 
     @property
     def model_id(self) -> str:
@@ -121,7 +115,7 @@ class PhotoSwapper:
 
     def identity_of(self, source: Path) -> np.ndarray:
         """The embedding that swaps take of a source. Raises RowError where it cannot be used."""
-        work = _Work(PhotoPair(source.stem, source, source), source=_decode("source", source))
+        work = _Work(PhotoPair(source.stem, source, source), source=read_side("source", source))
         self._embed_sources([work])
         if work.problem is not None:
             raise work.problem
@@ -138,8 +132,7 @@ class PhotoSwapper:
 
     def chosen(self, image: Image, faces: Sequence[PhotoFace]) -> list[PhotoFace]:
         """Those that the settings mean. Raises RowError where there are none."""
-        selection = self.settings.faces
-        return self._need_finder().choose(image, faces, selection, self._person(selection))
+        return self._need_finder().choose(image, faces, self.settings.faces, self._wanted)
 
     def swap_faces(
         self, pair: PhotoPair, given: np.ndarray, image: Image, faces: Sequence[PhotoFace]
@@ -162,10 +155,10 @@ class PhotoSwapper:
         return SwappedPhoto(*paste_faces(image, work.faces, self.settings.feather), work.faces, None)
 
     def _read(self, work: _Work) -> None:
-        work.source = _decode("source", work.pair.source)
-        work.target = _decode("target", work.pair.target)
+        work.source = read_side("source", work.pair.source)
+        work.target = read_side("target", work.pair.target)
         if work.pair.condition is not None:
-            work.condition = _decode("condition image", work.pair.condition)
+            work.condition = read_side("condition image", work.pair.condition)
 
     def _find_faces(self, work: _Work) -> None:
         assert work.target is not None  # it was read
@@ -175,7 +168,7 @@ class PhotoSwapper:
         try:
             chosen = self.chosen(work.target, self.faces_in(work.target))
         except RowError as error:
-            raise _of("target", error) from error
+            raise of_side("target", error) from error
         problem = self._need_finder().too_small
         work.faces = [TargetFace(face, problem=problem(face)) for face in chosen]
 
@@ -185,10 +178,10 @@ class PhotoSwapper:
             try:
                 rows.append(self._source_row(work))
             except RowError as error:
-                work.problem = _of("source", error)
+                work.problem = of_side("source", error)
         for work, outcome in zip(_going(works), self.annotator.annotate(rows, [IDENTITY]), strict=True):
             if isinstance(outcome, RowError):
-                work.problem = _of("source", outcome)
+                work.problem = of_side("source", outcome)
             else:
                 work.embedding = outcome[IDENTITY]
 
@@ -200,8 +193,8 @@ class PhotoSwapper:
             return {"image": work.source}
         finder = self._need_finder()
         found = finder.find(work.source, style=self.settings.crop, size=self.size)
-        (face,) = finder.choose(work.source, found, selection, self._person(selection))
-        return {"image": work.source, FACE_AT: _centre(face.crop.box_4)}
+        (face,) = finder.choose(work.source, found, selection, self._wanted)
+        return {"image": work.source, FACE_AT: face.centre}
 
     def _annotate_targets(self, works: Sequence[_Work]) -> None:
         """Frame, condition image, mask and the model's inputs of every face."""
@@ -214,7 +207,7 @@ class PhotoSwapper:
         wanted += [IDENTITY] if (self.sampling.inversion or "").startswith("trgID") else []
         for (work, face), row in zip(faces, self.annotator.annotate(rows, wanted), strict=True):
             if isinstance(row, RowError):
-                face.problem = _of("target", row)
+                face.problem = of_side("target", row)
             else:
                 self._prepare(work, face, row)
 
@@ -270,16 +263,6 @@ class PhotoSwapper:
             grid = side_by_side(work.source, faces, with_target=self.settings.inverts)
         return SwappedPhoto(picture, mask, faces, grid)
 
-    def _identity(self, path: Path) -> np.ndarray:
-        """Embedding of the person that `closest` looks for."""
-        try:
-            return self._need_finder().identity(decode_upright(read_photo(path)))
-        except RowError as error:
-            raise LakeError(f"{path} shows nobody to look for: {error}") from error
-
-    def _person(self, selection: FaceSelection) -> np.ndarray | None:
-        return None if selection.photo is None else self._wanted[selection.photo]
-
     def _need_finder(self) -> FaceFinder:
         assert self._finder is not None  # made wherever a face is chosen
         return self._finder
@@ -289,13 +272,7 @@ def _target_row(work: _Work, face: TargetFace) -> dict[str, Any]:
     """The picture that is annotated: the whole target, or the aligned crop and where its face is in it."""
     if face.face is None:
         return {"image": work.target}
-    crop = face.face.crop
-    place = transform_points(_centre(crop.box_4)[None], crop.matrix_2x3)[0]
-    return {"image": crop.image, FACE_AT: place}
-
-
-def _centre(box_4: np.ndarray) -> np.ndarray:
-    return ((box_4[:2] + box_4[2:]) / 2).astype(np.float32)
+    return {"image": face.face.crop.image, FACE_AT: face.face.centre_in_crop}
 
 
 def _going(works: Sequence[_Work]) -> list[_Work]:
@@ -309,15 +286,3 @@ def _each(works: Sequence[_Work], step: Callable[[_Work], None]) -> None:
             step(work)
         except RowError as error:
             work.problem = error
-
-
-def _decode(side: str, path: Path) -> Image:
-    try:
-        return decode_upright(read_photo(path))
-    except RowError as error:
-        raise _of(side, error) from error
-
-
-def _of(side: str, error: RowError) -> RowError:
-    """The same reason, saying which photograph it is about."""
-    return RowError(error.reason, f"{side}: {error.detail}")
