@@ -13,21 +13,10 @@ import pytest
 
 from assets.frontier_file import read_rows, read_summary
 from assets.stage import StageGraph
-from pipeline.profiles import profile
 from pipeline.report import ReportData, collect, render
 from pipeline.report.figures import COLOURS, Line, Mark, line_chart
 from resources.lake.lake import Lake
 from resources.photos.marking import read_mark
-
-
-@pytest.fixture(scope="module")
-def graph() -> StageGraph:
-    return profile("smoke").graph()
-
-
-@pytest.fixture(scope="module")
-def finished(smoke_lake: Any, graph: StageGraph) -> ReportData:
-    return collect(smoke_lake.lake, graph, profile="smoke")
 
 
 def test_every_method_has_a_curve_of_its_own_and_its_pictures_are_marked(

@@ -1,4 +1,4 @@
-"""The report of a finished lake, of one that holds photographs only, and of one that has changed since."""
+"""The report of a finished lake: one page that is whole, asks for nothing and shows what is stored."""
 
 from __future__ import annotations
 
@@ -10,35 +10,32 @@ import json
 import re
 import shutil
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
 import pytest
 from PIL import Image
 from playwright.sync_api import sync_playwright
-from typer.testing import CliRunner
 
 from assets.stage import StageGraph
 from assets.swap_methods import methods_of
-from pipeline.cli import app
 from pipeline.doctor import note_browser
-from pipeline.profiles import profile
-from pipeline.report import ReportData, collect, render, write_report
+from pipeline.report import ReportData, render, write_report
 from pipeline.report.wording import metric
 from resources.lake.consent import Consent
 from resources.lake.ingest import ingest
 from resources.lake.lake import Lake
-from resources.lake.pairs import store_swap_pairs
 from resources.photos.marking import DIGITAL_SOURCE_TYPE, read_mark
 
 METHOD_KEYS = methods_of(diffface=True)
 METHODS = ("teacher", "teacher + inversion", "student", "mesh warp", "DiffFace")
 SIDE = 32
 """Side of the smoke profile's pictures, px."""
+
+Reporting = Callable[[Lake], ReportData]
 
 
 class Page(HTMLParser):
@@ -71,10 +68,6 @@ class Page(HTMLParser):
         ]
 
 
-def report_of(lake: Lake, graph: StageGraph) -> ReportData:
-    return collect(lake, graph, profile="smoke", description="For tests.")
-
-
 def pixels(png: bytes) -> np.ndarray:
     return np.asarray(Image.open(io.BytesIO(png)).convert("RGB"))
 
@@ -96,40 +89,8 @@ def files_of(folder: Path) -> dict[str, int]:
 
 
 @pytest.fixture(scope="module")
-def graph() -> StageGraph:
-    return profile("smoke").graph()
-
-
-@pytest.fixture(scope="module")
-def finished(smoke_lake: Any, graph: StageGraph) -> ReportData:
-    return report_of(smoke_lake.lake, graph)
-
-
-@pytest.fixture(scope="module")
-def html(finished: ReportData) -> str:
-    return render(finished)
-
-
-@pytest.fixture(scope="module")
 def page(html: str) -> Page:
     return Page(html)
-
-
-@pytest.fixture
-def photographs_only(
-    tmp_path: Path,
-    graph: StageGraph,
-    good_photos: Mapping[str, bytes],
-    write_photos: Callable[[Path, Mapping[str, bytes]], list[Path]],
-) -> Lake:
-    """Three photographs, one of them broken, and nothing computed."""
-    names = ("baseline.jpg", "plain.png")
-    photos = {f"person/{name}": good_photos[name] for name in names}
-    write_photos(tmp_path / "photos", {**photos, "person/broken.jpg": b"no picture"})
-    lake = Lake.open(tmp_path / "new lake", create=True)
-    ingest(lake, tmp_path / "photos", layout="identity-folders", consent=Consent.ANNOTATION_ONLY)
-    graph.prepare(lake)
-    return lake
 
 
 def test_the_page_is_one_file_that_asks_for_nothing(html: str, page: Page) -> None:
@@ -172,14 +133,14 @@ def test_a_browser_shows_it_on_a_phone_without_errors_or_requests(html: str, tmp
 
 
 def test_an_unchanged_lake_gives_the_same_bytes_whatever_the_place_or_clock(
-    smoke_lake: Any, graph: StageGraph, html: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    smoke_lake: Any, html: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, report_of: Reporting
 ) -> None:
     elsewhere = shutil.copytree(smoke_lake.lake.uri, tmp_path / "lake")
     before = files_of(elsewhere)
     monkeypatch.setenv("TZ", "Pacific/Kiritimati")
     time.tzset()
     try:
-        again = render(report_of(Lake.open(elsewhere), graph))
+        again = render(report_of(Lake.open(elsewhere)))
     finally:
         monkeypatch.undo()
         time.tzset()
@@ -213,7 +174,7 @@ def test_every_annotation_stage_that_can_be_drawn_is_shown(finished: ReportData,
 
 
 def test_photographs_that_are_only_annotated_stand_beside_the_others(
-    smoke_lake: Any, graph: StageGraph, tmp_path: Path, astronaut: np.ndarray
+    smoke_lake: Any, graph: StageGraph, tmp_path: Path, astronaut: np.ndarray, report_of: Reporting
 ) -> None:
     own = smoke_lake.copy_to(tmp_path)
     portraits = tmp_path / "portraits"
@@ -221,7 +182,7 @@ def test_photographs_that_are_only_annotated_stand_beside_the_others(
     for index in range(9):  # the last shard has room for four, so these fill it up and open another
         Image.fromarray(astronaut[: 400 + index]).save(portraits / "eileen" / f"{index}.png")
     ingest(own.lake, portraits, layout="identity-folders", consent=Consent.ANNOTATION_ONLY, shard_size=8)
-    faces = report_of(own.lake, graph).previews[0]
+    faces = report_of(own.lake).previews[0]
     assert faces.stage == "faces"
     assert [picture.title for picture in faces.pictures] == [
         "the first photographs of shard-00000",
@@ -326,36 +287,6 @@ def test_provenance_names_release_models_base_and_consent(smoke_lake: Any, page:
     assert "Nobody real is swapped." in page.text
 
 
-def test_a_lake_of_photographs_alone_gives_sentences_for_what_is_missing(
-    photographs_only: Lake, graph: StageGraph
-) -> None:
-    data = report_of(photographs_only, graph)
-    text = Page(render(data)).text
-    assert data.missing == ("release", "teacher", "student", "evaluation", "swaps")
-    for sentence in (
-        "There is no teacher yet",
-        "There is no student yet",
-        "There is no evaluation yet",
-        "There is no pair to swap yet",
-        "Nothing has been released yet",
-        "so there is annotation only",
-        "Photographs that are annotated only: 3.",
-        "annotation_only 3",
-        "not_an_image 1",
-    ):
-        assert sentence in text
-    assert [preview.stage for preview in data.previews] == ["faces"]
-    assert {line.name: line.pending for line in data.stages}["landmarks"] > 0
-
-
-def test_an_empty_lake_gives_a_page_too(tmp_path: Path, graph: StageGraph) -> None:
-    lake = Lake.open(tmp_path / "empty", create=True)
-    graph.prepare(lake)
-    data = report_of(lake, graph)
-    assert data.missing[0] == "annotation"
-    assert "nothing sound has been ingested" in Page(render(data)).text
-
-
 def test_names_cannot_break_out_of_the_page(finished: ReportData) -> None:
     hostile = "\"><script>alert('1')</script>"
     tile = dataclasses.replace(finished.swaps[0].tiles[3], words=hostile, model_id=hostile)
@@ -368,66 +299,6 @@ def test_names_cannot_break_out_of_the_page(finished: ReportData) -> None:
     assert hostile in page.words
 
 
-def test_a_changed_photograph_makes_everything_after_it_outdated(
-    smoke_lake: Any, graph: StageGraph, finished: ReportData, tmp_path: Path
-) -> None:
-    own = smoke_lake.copy_to(tmp_path)
-    changed = finished.swaps[0].target_id
-    Image.fromarray(np.full((96, 200, 3), 90, np.uint8)).save(
-        own.folder / "photos" / f"{changed}.jpg", quality=95
-    )
-    ingest(own.lake, own.folder / "photos", shard_size=8)
-    data = report_of(own.lake, graph)
-    assert data.release is not None
-    assert data.release.outdated
-    assert [checkpoint.outdated for checkpoint in data.checkpoints] == [True, True]
-    assert data.evaluation is not None
-    assert data.evaluation.outdated
-    tiles = {tile.column: tile for tile in data.swaps[0].tiles}
-    assert tiles["condition"].words == "not annotated"  # no old landmarks over the new photograph
-    assert tiles["target"].picture is not None
-    assert pixels(tiles["target"].picture.png).std() < 2
-    assert {tiles[name].words for name in METHODS} == {"outdated"}
-    text = Page(render(data)).text
-    assert "These numbers are of an earlier state" in text
-    assert "The lake has changed since this release" in text
-
-
-def test_what_is_missing_or_unmarked_in_a_pair_is_said(
-    smoke_lake: Any, graph: StageGraph, finished: ReportData, tmp_path: Path
-) -> None:
-    uri = shutil.copytree(smoke_lake.lake.uri, tmp_path / "lake")
-    lake = Lake.open(uri)
-    pairs = lake.swap_pairs.snapshot().dataset.to_table().to_pylist()
-    store_swap_pairs(
-        lake,
-        [
-            {**row, "truth": None if row["pair_id"] == finished.swaps[0].pair_id else row["truth"]}
-            for row in pairs
-        ],
-    )
-    swap = finished.swaps[1].pair_id + "__student"
-    plain = io.BytesIO()
-    Image.fromarray(np.zeros((SIDE, SIDE, 3), np.uint8)).save(plain, "PNG")
-    lake.swaps.replace(pa.table({"pair_id": [swap], "swap": pa.array([plain.getvalue()], pa.binary())}))
-    teacher = lake.current_artifact("teacher")
-    assert teacher is not None
-    shutil.rmtree(uri / str(teacher.location))
-    (uri / teacher.metadata["losses"]).unlink()
-
-    data = report_of(lake, graph)
-    first, second = data.swaps[:2]
-    assert (first.tiles[-1].picture, first.tiles[-1].words) == (None, "no truth")
-    assert second.tiles[-1].picture is not None
-    assert second.tiles[5].words == "no readable mark"
-    assert second.tiles[5].model_id is None
-    assert data.checkpoints[0].curve is None
-    assert data.checkpoints[1].curve is not None
-    text = Page(render(data)).text
-    assert "19 of 20 marks" in text
-    assert "Its folder is gone from the lake. The record of its losses is gone" in text
-
-
 def test_a_report_is_written_whole_or_not_at_all(finished: ReportData, html: str, tmp_path: Path) -> None:
     path = tmp_path / "new folder" / "report.html"
     assert write_report(finished, path) == len(html.encode()) == path.stat().st_size
@@ -438,33 +309,3 @@ def test_a_report_is_written_whole_or_not_at_all(finished: ReportData, html: str
         write_report(finished, occupied)
     assert list(path.parent.iterdir()) == [path]
     assert sorted(item.name for item in tmp_path.iterdir()) == ["new folder", "occupied.html"]
-
-
-@pytest.fixture
-def orchard() -> Callable[..., Any]:
-    runner = CliRunner()
-    return lambda *arguments: runner.invoke(app, ["report", "--profile", "smoke", *arguments])
-
-
-def test_the_command_writes_into_the_lake_and_says_what_is_missing(
-    photographs_only: Lake, orchard: Callable[..., Any], tmp_path: Path
-) -> None:
-    done = orchard("--lake", photographs_only.uri, "--json")
-    assert done.exit_code == 0, done.output
-    told = json.loads(done.output)
-    path = Path(photographs_only.uri) / "report.html"
-    assert told["path"] == str(path)
-    assert told["bytes"] == path.stat().st_size
-    assert (told["photographs"], told["swap_pairs_shown"], told["release"]) == (3, 0, None)
-    elsewhere = tmp_path / "elsewhere" / "page.html"
-    done = orchard("--lake", photographs_only.uri, "--out", str(elsewhere))
-    assert "not in the lake yet: release, teacher, student, evaluation, swaps" in done.output
-    assert elsewhere.read_bytes() == path.read_bytes()
-
-
-def test_the_command_refuses_a_profile_that_does_not_exist(
-    photographs_only: Lake, orchard: Callable[..., Any]
-) -> None:
-    done = orchard("--lake", photographs_only.uri, "--profile", "huge")
-    assert done.exit_code != 0
-    assert not (Path(photographs_only.uri) / "report.html").exists()
