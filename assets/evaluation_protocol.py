@@ -16,7 +16,8 @@ from pydantic import Field
 from assets.annotating import AnnotationRecipe, annotation_recipes
 from assets.evaluation import COPY_TARGET
 from assets.protocol_pairs import ProtocolPhotographs, common_swaps
-from assets.stage import ArtifactStage, Input, RowStage, StageConfig, StageContext, StageGraph
+from assets.stage import ArtifactStage, RowStage, StageConfig, StageContext, StageGraph
+from assets.swap_methods import swap_inputs
 from assets.triplet_scores import COEFFICIENTS
 from models.metrics.protocol import ProtocolMetric, SwapOutputs, WeightFile, protocol_scores
 from models.metrics.protocol_names import MEASURE_ROLES, JudgeName, MeasureName, judge_role
@@ -79,14 +80,21 @@ def protocol_judges(
 
 
 def evaluation_protocol_stage(
-    config: EvaluationProtocolConfig, annotation: Sequence[RowStage], recipe: str | None = None
+    config: EvaluationProtocolConfig,
+    annotation: Sequence[RowStage],
+    recipe: str | None = None,
+    *,
+    diffface: bool = False,
 ) -> ArtifactStage:
-    """The stage `evaluation_protocol` of a recipe; `annotation` are the profile's stages."""
+    """The stage `evaluation_protocol` of a recipe; `annotation` are the profile's stages.
+
+    `diffface` says whether the profile has the stage `diffface_swaps`, whose method is then one of them.
+    """
     graph = StageGraph(tuple(annotation)).needed_for((LANDMARKS,))
     stages = graph.row_stages()
 
     def build(context: StageContext, fingerprint: bytes) -> Artifact:
-        return _build(context, fingerprint, config, graph, recipe)
+        return _build(context, fingerprint, config, graph, recipe, diffface=diffface)
 
     def optional_weights(lake: Lake) -> bytes:
         found = find_weights(config.optional_roles)
@@ -98,7 +106,7 @@ def evaluation_protocol_stage(
         code_version=CODE_VERSION,
         description="The measures of published tables for every swap method, beside copy-target.",
         config=config.model_copy(update={"annotation": annotation_recipes(graph)}),
-        inputs=(Input(of_recipe("swaps", recipe)),),
+        inputs=swap_inputs(recipe, diffface=diffface),
         weights=tuple(dict.fromkeys(role for stage in stages for role in stage.weights)),
         build=build,
         extra_content=optional_weights,
@@ -124,9 +132,11 @@ def _build(
     config: EvaluationProtocolConfig,
     graph: StageGraph,
     recipe: str | None,
+    *,
+    diffface: bool,
 ) -> Artifact:
     stage = of_recipe("evaluation_protocol", recipe)
-    swaps, left_out = common_swaps(context.lake, of_recipe("swaps", recipe))
+    swaps, left_out = common_swaps(context.lake, recipe, diffface=diffface)
     methods = list(next(iter(swaps.values()), {}))
     rows: list[dict[str, Any]] = []
     if swaps:

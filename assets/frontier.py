@@ -35,9 +35,9 @@ from assets.frontier_config import INVERTED, FrontierConfig
 from assets.frontier_file import FrontierRow, frontier_digest, keep_frontier
 from assets.frontier_summary import frontier_markdown, frontier_preview, headline, summarise
 from assets.judges import Judge
-from assets.release import METHODS
 from assets.stage import ArtifactStage, Input, Row, StageContext
 from assets.swap_base import PROMPTS_STAGE
+from assets.swap_methods import methods_of, swap_inputs
 from assets.swapping import SOURCE, TARGET, PairReading, marked_row, swap_rows
 from assets.swaps import BATCH_SIZE, SwapModels
 from resources.lake.lake import Artifact
@@ -55,11 +55,17 @@ def frontier_stage(
     recipe: str | None = None,
     reading: PairReading = PairReading(),
     batch_size: int = BATCH_SIZE,
+    *,
+    diffface: bool = False,
 ) -> ArtifactStage:
-    """The stage `frontier` of a recipe. Nothing is measured where no pair's answer can be rendered."""
+    """The stage `frontier` of a recipe. Nothing is measured where no pair's answer can be rendered.
+
+    `diffface` says whether the profile has the stage `diffface_swaps`, whose swaps are then one point: what
+    its own arguments trade is no matter of identity guidance.
+    """
 
     def build(context: StageContext, fingerprint: bytes) -> Artifact:
-        return _build(context, fingerprint, config, recipe, reading, batch_size)
+        return _build(context, fingerprint, config, recipe, reading, batch_size, diffface=diffface)
 
     swaps = config.swaps
     return ArtifactStage(
@@ -71,7 +77,8 @@ def frontier_stage(
         # the digests of all swaps cover identities and latents of all pairs, at one scale
         inputs=(
             Input(PROMPTS_STAGE),
-            *(Input(of_recipe(name, recipe)) for name in ("teacher", "student", "swaps")),
+            *(Input(of_recipe(name, recipe)) for name in ("teacher", "student")),
+            *swap_inputs(recipe, diffface=diffface),
         ),
         weights=tuple(
             dict.fromkeys(
@@ -96,6 +103,8 @@ def _build(
     recipe: str | None,
     reading: PairReading,
     batch_size: int,
+    *,
+    diffface: bool,
 ) -> Artifact:
     stage = of_recipe("frontier", recipe)
     table = context.lake.table(of_recipe("swaps", recipe))
@@ -107,7 +116,8 @@ def _build(
         return Artifact(
             stage, fingerprint, frontier_digest([]), CODE_VERSION, None, {"rows": 0, "not_measured": missing}
         )
-    stored = swapped_pictures(context.lake, recipe, pairs, [name for name in METHODS if name not in _SWEPT])
+    fixed = [name for name in methods_of(diffface=diffface) if name not in _SWEPT]
+    stored = swapped_pictures(context.lake, recipe, pairs, fixed)
     artifacts = {name: of_recipe(name, recipe) for name in ("teacher", "student")}
     sweep = _Sweep(config, context, SwapModels(config.swaps, context, artifacts, reading), reading)
     rows: list[FrontierRow] = []

@@ -14,11 +14,11 @@ from assets.annotating import annotate_pictures, in_shape, lies_on, mesh_centre
 from assets.landmarks import FACE_AT
 from assets.runner import load_model
 from assets.stage import Row, StageContext, StageGraph
+from assets.swap_methods import PAIR, stored_swaps
 from assets.triplet_scores import COEFFICIENTS, MESH
 from models.faces.frame import square_picture
 from models.metrics.protocol import FaceReading, ProtocolPairs, SwapOutputs
 from resources.lake.lake import Lake
-from resources.lake.schema import Status
 from resources.photos.decoding import DecodeLimits, decode_upright
 from resources.photos.reasons import RowError
 
@@ -28,19 +28,18 @@ READ_AT_ONCE = 64
 """Pictures that are annotated together; bounds memory."""
 
 
-def common_swaps(lake: Lake, table: str) -> tuple[dict[str, dict[str, Row]], int]:
+def common_swaps(lake: Lake, recipe: str | None, *, diffface: bool) -> tuple[dict[str, dict[str, Row]], int]:
     """Rows by pair and method of the pairs that every method has swapped, and how many pairs that leaves out.
 
-    A method of which no swap at all is ok is not among the methods.
+    A method of which no swap at all is ok is not among the methods. `diffface` says whether the profile has
+    the stage `diffface_swaps`.
     """
-    names = ["pair_id", "source_image_id", "target_image_id", "method", "swap", "swaps_state.status"]
     found: dict[str, dict[str, Row]] = {}
     pairs: set[str] = set()
-    for row in lake.table(table).snapshot().scan(names).to_pylist():
-        pair = row["pair_id"].removesuffix(f"__{row['method']}")
-        pairs.add(pair)
-        if row["swaps_state.status"] == Status.OK.value:
-            found.setdefault(pair, {})[row["method"]] = row
+    for row in stored_swaps(lake, recipe, ["source_image_id", "target_image_id", "swap"], diffface=diffface):
+        pairs.add(row[PAIR])
+        if row["ok"]:
+            found.setdefault(row[PAIR], {})[row["method"]] = row
     methods = sorted({method for made in found.values() for method in made})
     whole = {
         pair: {method: found[pair][method] for method in methods}

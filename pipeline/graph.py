@@ -137,19 +137,20 @@ def _recipe_stages(parts: Parts, recipe: Recipe, name: str | None, default: Reci
     yield student_stage(training.model_copy(update={"recipe": recipe.student}), name)
     swaps = SwapsConfig(base=base, sampling=plain, inversion=inverted, pair_condition=pair_condition)
     yield swaps_stage(swaps, name, reading, parts.batches.swaps)
+    # at full size APPLE is evaluated where DiffFace's networks, which have no public home, are not
+    diffface = parts.diffface is not None and parts.diffface.networks == "world"
     # the world's embedder knows rendered faces alone: it judges where a profile's photographs are such
     world = (WORLD,) if any(WORLD.weights in stage.weights for stage in parts.annotation) else ()
     yield evaluation_stage(
         EvaluationConfig(size=base.model.image_size, codec=base.codec_source, judges=(DLIB, *world)),
         name,
-        # at full size APPLE is evaluated where DiffFace's networks, which have no public home, are not
-        diffface=parts.diffface is not None and parts.diffface.networks == "world",
+        diffface=diffface,
     )
     frontier = FrontierConfig(swaps=swaps, sweep=recipe.sweep, judges=world)
-    yield frontier_stage(frontier, name, reading, parts.batches.swaps)
+    yield frontier_stage(frontier, name, reading, parts.batches.swaps, diffface=diffface)
     networks = protocol_judges(parts.judges, _identity_stage(parts), _loss_roles(recipe))
     protocol = EvaluationProtocolConfig(size=base.model.image_size, judges=networks)
-    yield evaluation_protocol_stage(protocol, parts.annotation, name)
+    yield evaluation_protocol_stage(protocol, parts.annotation, name, diffface=diffface)
 
 
 def _identity_stage(parts: Parts) -> RowStage:

@@ -12,8 +12,8 @@ import pytest
 
 from assets.planner import Planner
 from assets.protocol_pairs import common_swaps
-from assets.release import METHODS
 from assets.stage import ArtifactStage, StageGraph
+from assets.swap_methods import methods_of
 from pipeline.profiles import profile
 from resources.lake.lake import Lake
 from resources.weights.resolve import resolve
@@ -38,7 +38,7 @@ def scores(lake: Lake) -> dict[tuple[str, str], dict[str, Any]]:
 
 def test_every_method_is_measured_with_what_is_here(smoke_lake) -> None:
     found = scores(smoke_lake.lake)
-    methods = {"copy_target", *METHODS}
+    methods = {"copy_target", *methods_of(diffface=True)}
     assert set(found) == {(method, metric) for method in methods for metric in HERE | ABSENT | CERTAIN}
     for (method, metric), row in found.items():
         if metric in ABSENT | CERTAIN:
@@ -67,14 +67,17 @@ def test_a_copy_keeps_the_attributes_and_not_the_identity(smoke_lake) -> None:
 def test_pairs_that_one_method_failed_are_left_out(smoke_lake, tmp_path: Path) -> None:
     shutil.copytree(smoke_lake.lake.uri, tmp_path / "lake")
     lake = Lake.open(tmp_path / "lake")
-    whole, none = common_swaps(lake, "swaps")
+    whole, none = common_swaps(lake, None, diffface=True)
     assert (len(whole), none) == (4, 0)
-    assert all(set(made) == set(METHODS) for made in whole.values())
+    assert all(set(made) == set(methods_of(diffface=True)) for made in whole.values())
     first = next(iter(whole))
     lance.dataset(lake.swaps.uri).delete(f"pair_id = '{first}__teacher'")
-    fewer, left_out = common_swaps(lake, "swaps")
+    fewer, left_out = common_swaps(lake, None, diffface=True)
     assert left_out == 1
     assert list(fewer) == list(whole)[1:]
+    lance.dataset(lake.diffface_swaps.uri).delete(f"pair_id = '{list(whole)[1]}'")
+    assert list(common_swaps(lake, None, diffface=True)[0]) == list(whole)[2:]
+    assert list(common_swaps(lake, None, diffface=False)[0]) == list(whole)[1:]
 
 
 def test_a_file_that_arrives_makes_it_stale(

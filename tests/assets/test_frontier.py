@@ -26,7 +26,7 @@ from resources.photos.decoding import DecodeLimits, decode_upright
 
 SMALL = DecodeLimits(min_side=1)
 SWEPT = ("teacher", "teacher_inversion:noID_trgCond", "teacher_inversion:trgID_noCond", "student")
-REFERENCES = ("copy_target", "codec_ceiling", "mesh_warp")
+REFERENCES = ("copy_target", "codec_ceiling", "mesh_warp", "diffface")
 
 
 @pytest.fixture(scope="module")
@@ -92,7 +92,8 @@ def test_points_are_means_of_the_kept_values_and_agree_with_the_evaluation(
     for metric in ("face_psnr", "light_error", "id_similarity_world"):
         inverted = points["teacher_inversion:noID_trgCond", 1.0, metric].mean
         assert inverted == pytest.approx(means["teacher_inversion", metric], rel=0.01)
-        assert points["mesh_warp", None, metric].mean == pytest.approx(means["mesh_warp", metric])
+        for method in ("mesh_warp", "diffface"):
+            assert points[method, None, metric].mean == pytest.approx(means[method, metric])
     assert points["student", 1.0, "face_psnr"] != points["student", 4.0, "face_psnr"]
 
 
