@@ -12,6 +12,7 @@ import contextlib
 import json
 import time
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -25,17 +26,27 @@ from models.swap.base import SwapBase, load_base, save_base
 from models.swap.checkpoint import file_sha256
 from models.swap.codec import PatchCodec
 from models.swap.config import SwapModelConfig
-from models.swap.pretraining_data import Embedder, WorldConfig, WorldData, WorldPool, build_pool, joined
-from models.swap.pretraining_evaluation import BaseReport, evaluate, gate
+from models.swap.data import TrainingData
+from models.swap.detected_frames import DetectedFrames, DetectorFiles
+from models.swap.pretraining_data import (
+    Embedder,
+    MixedData,
+    WorldConfig,
+    WorldData,
+    WorldPool,
+    build_pool,
+    joined,
+)
+from models.swap.pretraining_evaluation import LOG_EVERY, evaluate, gate, write_gate, write_log
 from models.swap.processes import is_main
 from models.swap.training import StepLosses, train
 from models.swap.training_recipe import TrainingRecipe
-from models.swap.training_run import LOSSES_NAME
 from models.swap.transformer import SwapTransformer
 from models.worlds.sampling import held_out_seed
 
 CODEC_IMAGES = 6000
-LOG_EVERY = 100
+DETECTED_SHARE = 0.5
+"""Rows with a condition image by detectors, where there are such."""
 
 
 def fresh_base(config: SwapModelConfig, pool: WorldPool, seed: int) -> tuple[SwapTransformer, PatchCodec]:
@@ -60,6 +71,14 @@ def fresh_base(config: SwapModelConfig, pool: WorldPool, seed: int) -> tuple[Swa
     return model, codec
 
 
+@dataclass(frozen=True)
+class DetectedScenes:
+    """A world whose scenes are annotated by detectors, and the files of these."""
+
+    world: WorldConfig
+    detectors: DetectorFiles
+
+
 class _EnoughError(Exception):
     """The step after which a run is to stop."""
 
@@ -76,6 +95,7 @@ def pretrain(
     start_from: Path | None = None,
     stop_after: int | None = None,
     more_seeds: Sequence[int] = (),
+    detected: DetectedScenes | None = None,
 ) -> SwapBase:
     """Render (or reload) the pool, train everything, write the base to `output` and return it.
 
@@ -90,6 +110,7 @@ def pretrain(
         start_from: a base of the same sizes whose weights, codec and whitening this run starts with.
         stop_after: a step before the recipe's last, whose learning rate is then not the schedule's end.
         more_seeds: of worlds of the same size that are learnt from too.
+        detected: scenes annotated by detectors, which half of the rows are then of.
     """
     pool = joined(
         [
@@ -110,6 +131,19 @@ def pretrain(
         model.load_state_dict(earlier.model.state_dict())
         assert isinstance(earlier.codec, PatchCodec)  # the one kind of our own file
         codec.load_state_dict(earlier.codec.state_dict())
+    data: TrainingData = WorldData(pool, codec)
+    if detected is not None:
+        annotator = DetectedFrames(detected.detectors, config.image_size, torch.get_num_threads())
+        more = build_pool(
+            config,
+            detected.world,
+            embedder,
+            work_dir,
+            log_line,
+            workers=torch.get_num_threads(),
+            detectors=annotator,
+        )
+        data = MixedData(WorldData(pool, codec), WorldData(more, codec), DETECTED_SHARE)
     black = codec.encode(np.zeros((1, config.image_size, config.image_size, 3), np.uint8))[0]
     began = time.monotonic()
     first: list[int] = []
@@ -137,7 +171,7 @@ def pretrain(
     with contextlib.suppress(_EnoughError):
         train(
             model,
-            WorldData(pool, codec),
+            data,
             recipe,
             work_dir / "run",
             codec=codec,
@@ -145,6 +179,7 @@ def pretrain(
             provenance={
                 "world": world.model_dump_json(),
                 "more_seeds": json.dumps(list(more_seeds)),
+                "detected": "" if detected is None else detected.world.model_dump_json(),
                 "start": "" if start_from is None else file_sha256(start_from),
             },
             on_resume=on_resume,
@@ -195,6 +230,17 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument(
         "--more-seeds", type=int, nargs="*", default=[], help="seeds of more worlds to learn from"
     )
+    parser.add_argument(
+        "--detected-scenes", type=int, default=0, help="scenes annotated by detectors: half of the rows"
+    )
+    parser.add_argument("--detected-seed", type=int, default=4, help="seed of these scenes' world")
+    parser.add_argument(
+        "--detectors",
+        type=Path,
+        nargs=3,
+        metavar=("CENTERFACE", "FACE_LANDMARKER", "PERSON_SEGMENTER"),
+        help="model files; `orchard weights list` tells where they lie",
+    )
     parser.add_argument("--people", type=int, default=WorldConfig().people)
     parser.add_argument("--photos", type=int, default=WorldConfig().photos)
     parser.add_argument("--scenes", type=int, default=WorldConfig().scenes)
@@ -240,6 +286,7 @@ def main(argv: list[str] | None = None) -> None:
         start_from=arguments.start_from,
         stop_after=arguments.stop_after,
         more_seeds=arguments.more_seeds,
+        detected=_detected(arguments, world),
     )
     if not is_main():
         return
@@ -267,25 +314,22 @@ def main(argv: list[str] | None = None) -> None:
         raise SystemExit(f"{arguments.output} does not pass its gate: nothing may be trained on it")
 
 
-def write_log(output: Path, run_dir: Path) -> None:
-    """Write the training log, medians of 100 steps, beside the base."""
-    lines = (run_dir / LOSSES_NAME).read_text(encoding="utf-8").splitlines()
-    losses = [json.loads(line)["flow"] for line in lines]
-    entries = [
-        {
-            "step": min(start + LOG_EVERY, len(losses)),
-            "loss": round(float(np.median(losses[start : start + LOG_EVERY])), 4),
-        }
-        for start in range(0, len(losses), LOG_EVERY)
-    ]
-    log = "".join(json.dumps(entry) + "\n" for entry in entries)
-    output.with_name(f"{output.stem}_log.jsonl").write_text(log, encoding="utf-8")
-
-
-def write_gate(output: Path, report: BaseReport) -> None:
-    """Write the gate's verdict and the held-out numbers beside the base."""
-    numbers = json.dumps({"gate": gate(report), "held_out": report}, indent=2)
-    output.with_name(f"{output.stem}_gate.json").write_text(numbers + "\n", encoding="utf-8")
+def _detected(arguments: argparse.Namespace, world: WorldConfig) -> DetectedScenes | None:
+    if not arguments.detected_scenes:
+        return None
+    if arguments.detectors is None:
+        raise SystemExit("--detected-scenes needs --detectors: files of CenterFace, face mesh, person mask")
+    return DetectedScenes(
+        world.model_copy(
+            update={
+                "seed": arguments.detected_seed,
+                "people": min(world.people, arguments.detected_scenes),
+                "scenes": arguments.detected_scenes,
+                "detected": True,
+            }
+        ),
+        DetectorFiles(*arguments.detectors),
+    )
 
 
 if __name__ == "__main__":

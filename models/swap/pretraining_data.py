@@ -26,10 +26,12 @@ from models.identity.world_embedder import world_chip
 from models.swap.codec import LatentCodec
 from models.swap.config import FrozenConfig, SwapModelConfig
 from models.swap.data import Choices, TrainingBatch
+from models.swap.detected_frames import DetectedFrames
 from models.worlds import WORLD_VERSION, Attributes, Identities, render, sample_attributes, sample_identities
 
 CHUNK = 500
 RENDER_SIZE = 64  # scenes are rendered at this side and averaged down to the model's
+DETECTION_SIZE = 256  # detectors see photographs of this side
 
 
 class Embedder(Protocol):
@@ -51,6 +53,11 @@ class WorldConfig(FrozenConfig):
     condition: ConditionRecipe = Field(default=PIXEL_CONDITION, description="The condition image.")
     crops: tuple[str, ...] = Field(
         default=("face",), description="Camera crops of photos and scenes; at 32 px a face fills the frame."
+    )
+    detected: bool = Field(
+        default=False,
+        description="Condition images by the points and masks of detectors, errors and all, where these "
+        "find a face, and not by exact ones.",
     )
 
 
@@ -87,9 +94,10 @@ def build_pool(
     log: Callable[[str], None] = print,
     *,
     workers: int = 1,
+    detectors: DetectedFrames | None = None,
 ) -> WorldPool:
     """Return the rendered scenes with the embeddings of everyone's photos."""
-    scenes = build_scenes(config, world, cache_dir, log, workers=workers)
+    scenes = build_scenes(config, world, cache_dir, log, workers=workers, detectors=detectors)
     people, photos = scenes.chips_PKHW3.shape[:2]
     embeddings = embedder.embed_chips(scenes.chips_PKHW3.reshape(-1, *scenes.chips_PKHW3.shape[2:]))
     log(f"embedded {people * photos} photos")
@@ -126,13 +134,17 @@ def build_scenes(
     log: Callable[[str], None] = print,
     *,
     workers: int = 1,
+    detectors: DetectedFrames | None = None,
 ) -> WorldScenes:
     """Render the scenes, or load them from `cache_dir` if the very same ones were rendered before.
 
-    `workers` threads render; they decide nothing but time.
+    `workers` threads render; they decide nothing but time. `detectors` annotate scenes of a world that is to
+    be `detected`.
     """
     cache_dir.mkdir(parents=True, exist_ok=True)
-    text = json.dumps([world.model_dump(), config.image_size, WORLD_VERSION])
+    # pools of exact points keep the name that they had before there were others
+    told = world.model_dump(exclude=None if world.detected else {"detected"})
+    text = json.dumps([told, config.image_size, WORLD_VERSION])
     path = cache_dir / f"world_{hashlib.sha256(text.encode()).hexdigest()[:12]}.npz"
     if path.exists():
         log(f"world pool loaded from {path}")
@@ -140,7 +152,7 @@ def build_scenes(
             return WorldScenes(**dict(arrays.items()))
     people = world_people(world)
     chips = _photo_chips(people, world, log, workers)
-    scenes = _render_scenes(people, config, world, chips, log, workers)
+    scenes = _render_scenes(people, config, world, chips, log, workers, detectors)
     unfinished = path.with_suffix(".unfinished.npz")
     np.savez(unfinished, **vars(scenes))
     unfinished.replace(path)
@@ -186,7 +198,10 @@ def _render_scenes(
     chips_PKHW3: NDArray[np.uint8],
     log: Callable[[str], None],
     workers: int,
+    detectors: DetectedFrames | None,
 ) -> WorldScenes:
+    if world.detected and detectors is None:
+        raise ValueError("scenes of a world that is to be detected need detectors")
     rng = np.random.default_rng(_seed(world, 3))
     attributes = sample_attributes(_seed(world, 4), world.scenes, crops=world.crops)
     # Three different people per scene; the first is the one the condition is made from.
@@ -200,6 +215,13 @@ def _render_scenes(
             frames = _frames(people[person_S3[part, place]], attributes[part], size, workers)
             targets[part, place] = np.stack([frame.image for frame in frames])
             if place == 0:
+                if world.detected and detectors is not None:
+                    photos = render(
+                        people[person_S3[part, 0]], attributes[part], DETECTION_SIZE, workers=workers
+                    ).images_NHWC
+                    found = detectors.annotate(photos)
+                    log(f"a face was found on {sum(f is not None for f in found)} of {len(part)} scenes")
+                    frames = [own or exact for own, exact in zip(found, frames, strict=True)]
                 conditions[part] = np.stack([frame_condition(frame, world.condition) for frame in frames])
         log(f"rendered {part[-1] + 1} of {world.scenes} scenes")
     return WorldScenes(
@@ -241,4 +263,33 @@ class WorldData:
             self._codec.encode(pool.targets_NHWC[rows]),
             self._codec.encode(pool.conditions_SHWC[pool.scene_N[rows]]),
             torch.from_numpy(pool.embeddings_PKD[pool.person_N[rows], photos]),
+        )
+
+
+class MixedData:
+    """Batches of two kinds of scenes: a share of the rows comes from the second."""
+
+    def __init__(self, first: WorldData, second: WorldData, share: float) -> None:
+        self._kinds, self._share = (first, second), share
+
+    def draw(self, rng: np.random.Generator, batch_size: int) -> Choices:
+        """Return (kind, target, photo)."""
+        kind = (rng.random(batch_size) < self._share).astype(np.int64)
+        drawn = np.stack([data.draw(rng, batch_size) for data in self._kinds])
+        return np.column_stack([kind, drawn[kind, np.arange(batch_size)]])
+
+    def read(self, choices_BK: Choices) -> TrainingBatch:
+        """Return the drawn rows of both kinds, in order."""
+        kind = choices_BK[:, 0]
+        places = [np.flatnonzero(kind == number) for number in range(len(self._kinds))]
+        parts = [
+            data.read(choices_BK[rows, 1:])
+            for data, rows in zip(self._kinds, places, strict=True)
+            if len(rows)
+        ]
+        back = torch.from_numpy(np.argsort(np.concatenate(places)))
+        return TrainingBatch(
+            torch.cat([part.target_latents_BLC for part in parts])[back],
+            torch.cat([part.condition_latents_BLC for part in parts])[back],
+            torch.cat([part.identity_BD for part in parts])[back],
         )

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
 from typing import TypedDict
 
 import numpy as np
@@ -15,8 +17,11 @@ from models.swap.pretraining_data import WorldConfig, WorldPool, render_scene, w
 from models.swap.sampling import noise_rows
 from models.swap.sampling_config import SamplingConfig
 from models.swap.swapper import Swapper
+from models.swap.training_run import LOSSES_NAME
 from models.worlds import Attributes
 
+LOG_EVERY = 100
+"""Steps between lines of the log."""
 NOISE_LEVELS = (0.3, 0.6, 0.9)
 CANDIDATES = 20
 LOSS_ROWS = 600
@@ -173,3 +178,24 @@ def _compare(
         "rank_1_of_20": round(float((errors_NK.argmin(axis=1) == 0).mean()), 3),
         "leak": round(float((to_target_N < errors_NK[:, 0]).mean()), 3),
     }
+
+
+def write_log(output: Path, run_dir: Path) -> None:
+    """Write the training log, medians of 100 steps, beside the base."""
+    lines = (run_dir / LOSSES_NAME).read_text(encoding="utf-8").splitlines()
+    losses = [json.loads(line)["flow"] for line in lines]
+    entries = [
+        {
+            "step": min(start + LOG_EVERY, len(losses)),
+            "loss": round(float(np.median(losses[start : start + LOG_EVERY])), 4),
+        }
+        for start in range(0, len(losses), LOG_EVERY)
+    ]
+    log = "".join(json.dumps(entry) + "\n" for entry in entries)
+    output.with_name(f"{output.stem}_log.jsonl").write_text(log, encoding="utf-8")
+
+
+def write_gate(output: Path, report: BaseReport) -> None:
+    """Write the gate's verdict and the held-out numbers beside the base."""
+    numbers = json.dumps({"gate": gate(report), "held_out": report}, indent=2)
+    output.with_name(f"{output.stem}_gate.json").write_text(numbers + "\n", encoding="utf-8")

@@ -12,8 +12,10 @@ from safetensors.torch import load_file
 from models.identity.world_embedder import WorldEmbedder, WorldNetwork, save_world_network
 from models.swap import config as swap_config
 from models.swap.base import SwapBase, load_base
+from models.swap.detected_frames import DetectedFrames, DetectorFiles
 from models.swap.pretraining import fresh_base, main
 from models.swap.pretraining_data import (
+    MixedData,
     WorldConfig,
     WorldData,
     build_pool,
@@ -23,6 +25,7 @@ from models.swap.pretraining_data import (
 )
 from models.swap.pretraining_evaluation import BaseReport, SwapNumbers, evaluate, gate
 from models.worlds import Attributes
+from resources.weights.resolve import resolve
 
 WORLD = WorldConfig(seed=5, people=24, photos=2, scenes=30)
 
@@ -40,6 +43,24 @@ def fresh_embedder(tmp_path_factory) -> Path:
 def pool(tmp_path_factory):
     embedder = WorldEmbedder(_packaged("identity", "world_embedder.safetensors"))
     return build_pool(swap_config.tiny(), WORLD, embedder, tmp_path_factory.mktemp("pool"), lambda line: None)
+
+
+@pytest.fixture(scope="module")
+def detected(tmp_path_factory):
+    """The same world, its scenes annotated by the detectors of the CPU profiles."""
+    roles = ("centerface", "face_landmarker", "selfie_segmenter")
+    detectors = DetectedFrames(DetectorFiles(*(resolve(role).path for role in roles)), 32)
+    embedder = WorldEmbedder(_packaged("identity", "world_embedder.safetensors"))
+    told: list[str] = []
+    made = build_pool(
+        swap_config.tiny(),
+        WORLD.model_copy(update={"detected": True}),
+        embedder,
+        tmp_path_factory.mktemp("detected"),
+        told.append,
+        detectors=detectors,
+    )
+    return made, told
 
 
 def _packaged(part: str, name: str) -> Path:
@@ -77,6 +98,44 @@ def test_joined_pools_keep_everyone_apart(pool):
             (both.attributes_S, pool.attributes_S, "scene_N"),
         ):
             assert np.array_equal(whole[getattr(both, index)[again]], part[getattr(pool, index)[row]])
+
+
+def test_detectors_annotate_the_same_scenes(pool, detected):
+    made, told = detected
+    assert np.array_equal(made.targets_NHWC, pool.targets_NHWC)
+    assert np.array_equal(made.embeddings_PKD, pool.embeddings_PKD)
+    found = int(next(line for line in told if "a face was found" in line).split()[5])
+    assert found >= 28
+    changed = (made.conditions_SHWC != pool.conditions_SHWC).any(axis=(1, 2, 3))
+    assert found - 1 <= changed.sum() <= found  # a scene without a face keeps its exact condition
+    # it is the same photograph, with dots and the squeezed face a little elsewhere
+    difference = np.abs(made.conditions_SHWC.astype(int) - pool.conditions_SHWC).mean(axis=(1, 2, 3))
+    assert 1 < difference[changed].mean() < 30
+
+
+def test_a_detected_world_without_detectors_is_refused(pool, tmp_path):
+    world = WORLD.model_copy(update={"detected": True, "people": 3, "scenes": 1})
+    with pytest.raises(ValueError, match="need detectors"):
+        build_pool(
+            swap_config.tiny(),
+            world,
+            WorldEmbedder(_packaged("identity", "world_embedder.safetensors")),
+            tmp_path,
+        )
+
+
+@pytest.mark.parametrize(("share", "second"), [(0.0, 0), (1.0, 64), (0.5, 31)])
+def test_mixed_data_takes_its_share_and_keeps_rows_together(pool, detected, share, second):
+    _, codec = fresh_base(swap_config.tiny(), pool, 0)
+    kinds = (WorldData(pool, codec), WorldData(detected[0], codec))
+    data = MixedData(kinds[0], kinds[1], share)
+    choices = data.draw(np.random.default_rng(3), 64)
+    assert choices[:, 0].sum() == second
+    batch = data.read(choices)
+    for row in (0, 1, 31, 63):
+        own = kinds[choices[row, 0]].read(choices[row : row + 1, 1:])
+        for name in ("target_latents_BLC", "condition_latents_BLC", "identity_BD"):
+            torch.testing.assert_close(getattr(batch, name)[row], getattr(own, name)[0])
 
 
 def test_world_data_takes_the_identity_from_the_targets_person(pool):
