@@ -38,6 +38,8 @@ def execute(path: Path) -> None:
     notebook.metadata.language_info = {"name": "python"}  # the kernel adds its own version
     for cell in notebook.cells:
         for output in cell.get("outputs", ()):
+            if output.output_type == "stream":  # commands write to a terminal, whose lines end otherwise
+                output.text = output.text.replace("\r\n", "\n")
             if "image/png" in output.get("data", {}):
                 # no second picture of the same, and no words on where it lay in memory
                 output["data"] = {"image/png": output["data"]["image/png"]}

@@ -31,6 +31,9 @@ SIDE = 32
 FACE = {*range(1, 7), *range(10, 14)}
 """Skin, brows, eyes, glasses, nose, mouth and lips."""
 
+MEASURING = ("evaluation", "evaluation_protocol", "frontier")
+"""Stages that read its swaps."""
+
 COLUMNS = ["image", "consent", "landmarks_68", "parsing", "visible_face", "identity_embedding"]
 
 
@@ -137,7 +140,7 @@ def test_a_setting_makes_its_own_swaps_stale_and_what_measures_them(smoke_lake: 
         assert {name for name, line in lines.items() if line.stale_rows} == {DIFFFACE_SWAPS}
         assert lines[DIFFFACE_SWAPS].why == {"config": 4}
         assert lines[DIFFFACE_SWAPS].shards == ["diffface_swaps-00000"]
-        assert {name for name, line in lines.items() if line.waiting_rows} == {"evaluation"}
+        assert {name for name, line in lines.items() if line.waiting_rows} == set(MEASURING)
 
 
 def test_what_is_stale_is_computed_again_and_nothing_else(
@@ -150,7 +153,8 @@ def test_what_is_stale_is_computed_again_and_nothing_else(
     again = lake.diffface_swaps.snapshot().scan(["pair_id", "swap"]).to_pylist()
     before = {row["pair_id"]: row["swap"] for row in rows}
     assert all((decode_upright(row["swap"]) != decode_upright(before[row["pair_id"]])).any() for row in again)
-    assert not Planner(lake, graph).artifact("evaluation").waiting
+    planner = Planner(lake, graph)
+    assert not any(planner.artifact(stage).waiting for stage in MEASURING)
 
 
 def test_a_target_without_a_visible_face_is_set_aside_and_the_others_go_on(
@@ -208,4 +212,5 @@ def test_profiles_name_the_networks_that_they_may_use() -> None:
         assert stage.recipe is None
     recipes = PROFILES["smoke"].graph(["inpainting", "supervised"])
     assert [stage for stage in recipes.names if stage.startswith(DIFFFACE_SWAPS)] == [DIFFFACE_SWAPS]
-    assert DIFFFACE_SWAPS in {item.stage for item in recipes["evaluation@supervised"].inputs}
+    for name in MEASURING:
+        assert DIFFFACE_SWAPS in {item.stage for item in recipes[f"{name}@supervised"].inputs}
