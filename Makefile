@@ -75,7 +75,9 @@ bench-check: $(VENV)/.test  ## Score the shipped checkpoints again; fails where 
 EMBEDDER := models/identity/checkpoints/world_embedder.safetensors
 BASE := $(BIN)/python -m models.swap.pretraining --embedder $(EMBEDDER)
 MORE_PEOPLE := --people 12000 --photos 2 --scenes 36000
-pretrain: $(VENV)/.test  ## Train the world's embedder and the tiny base anew, each behind its gate; resumable (4 hours)
+DETECTORS := $(BIN)/python -c "from resources.weights.resolve import resolve; \
+	print(*(resolve(role).path for role in ('centerface', 'face_landmarker', 'selfie_segmenter')))"
+pretrain: $(VENV)/.test  ## Train the world's embedder and the tiny base anew, each behind its gate; resumable (6 hours)
 	$(BIN)/python -m models.identity.world_embedder_training --work $(PRETRAIN)/embedder --output $(EMBEDDER)
 	$(BASE) --work $(PRETRAIN)/first --output $(PRETRAIN)/first.safetensors \
 		--downsample-size 8 --steps 7500 --stop-after 4500
@@ -90,9 +92,19 @@ pretrain: $(VENV)/.test  ## Train the world's embedder and the tiny base anew, e
 	$(BASE) --work $(PRETRAIN)/fifth --output $(PRETRAIN)/fifth.safetensors \
 		--start-from $(PRETRAIN)/fourth.safetensors --steps 3600 --learning-rate 2.5e-3 --timestep-shift 12 \
 		--optimiser muon --dropout 0.02 --seed 1 $(MORE_PEOPLE) --held-out-pairs 0
-	$(BASE) --work $(PRETRAIN)/sixth --output models/swap/checkpoints/tiny_base.safetensors \
+	$(BASE) --work $(PRETRAIN)/sixth --output $(PRETRAIN)/sixth.safetensors \
 		--start-from $(PRETRAIN)/fifth.safetensors --steps 3200 --learning-rate 2.5e-3 --timestep-shift 8 \
-		--optimiser muon --dropout 0.02 --seed 2 $(MORE_PEOPLE)
+		--optimiser muon --dropout 0.02 --seed 2 $(MORE_PEOPLE) --held-out-pairs 0
+	$(BASE) --work $(PRETRAIN)/seventh --output $(PRETRAIN)/seventh.safetensors \
+		--start-from $(PRETRAIN)/sixth.safetensors --steps 4800 --learning-rate 2.5e-3 --timestep-shift 6 \
+		--optimiser muon --dropout 0.02 --seed 3 $(MORE_PEOPLE) --held-out-pairs 0
+	$(BASE) --work $(PRETRAIN)/eighth --output $(PRETRAIN)/eighth.safetensors \
+		--start-from $(PRETRAIN)/seventh.safetensors --steps 1700 --learning-rate 1.2e-3 --timestep-shift 6 \
+		--optimiser muon --dropout 0.02 --seed 3 --more-seeds 1 2 $(MORE_PEOPLE) --held-out-pairs 0
+	$(BASE) --work $(PRETRAIN)/ninth --output models/swap/checkpoints/tiny_base.safetensors \
+		--start-from $(PRETRAIN)/eighth.safetensors --steps 1500 --learning-rate 1.2e-3 --timestep-shift 6 \
+		--optimiser muon --dropout 0.02 --seed 3 --more-seeds 1 2 $(MORE_PEOPLE) \
+		--detected-scenes 7000 --detected-seed 4 --detectors $$($(DETECTORS))
 
 lock:  ## Resolve every extra anew and write requirements.lock
 	./tools/lock.sh "$(PYTHON)"

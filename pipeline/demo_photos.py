@@ -6,10 +6,10 @@ import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
-PEOPLE = 24
-PHOTOS_PER_PERSON = 8
-HELD_OUT_PEOPLE = 6
-SWAP_PAIRS = 32
+PEOPLE = 40
+PHOTOS_PER_PERSON = 6
+HELD_OUT_PEOPLE = 10
+SWAP_PAIRS = 48
 TRAIN_PAIRS = 480
 """Pairs of the other people whose exact swaps the recipe `supervised` learns; they are listed, not drawn."""
 SIDE = 256

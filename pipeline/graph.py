@@ -110,8 +110,8 @@ def _names(recipe: Recipe, default: Recipe) -> ConditionNames:
 def _recipe_stages(parts: Parts, recipe: Recipe, name: str | None, default: Recipe) -> Iterator[Stage]:
     """Everything from the release to the evaluation of one recipe; `name` is None for the default one."""
     base, columns = parts.base, _names(recipe, default)
-    inverted = recipe.sampling
-    plain = inverted.model_copy(update={"inversion": None})
+    inverted = recipe.inverted_sampling
+    plain = recipe.sampling.model_copy(update={"inversion": None})
     config = ConditionStageConfig(image=recipe.condition, size=base.model.image_size)
     shaped = recipe.landmarks == "source_shape"
     pair_condition = pair_condition_config(config, parts.annotation) if shaped else None

@@ -53,9 +53,22 @@ class Recipe(FrozenConfig):
     sampling: SamplingConfig = Field(
         description="How triplets are made and swaps sampled; teacher and student alone do without inversion."
     )
+    inverted_id_guidance_scale: float | None = Field(
+        default=None,
+        ge=0,
+        description="Identity guidance from an inverted target: of triplets and of teacher_inversion, whose "
+        "start holds on to the target's face. None is that of `sampling`, as in the paper.",
+    )
     sweep: SweepConfig = Field(
         default=SweepConfig(), description="Guidance scales and methods that its frontier measures."
     )
+
+    @property
+    def inverted_sampling(self) -> SamplingConfig:
+        """How triplets are made, and swaps by teacher_inversion."""
+        if self.inverted_id_guidance_scale is None:
+            return self.sampling
+        return self.sampling.model_copy(update={"id_guidance_scale": self.inverted_id_guidance_scale})
 
     def varied(self, name: str, description: str, **changes: Any) -> Recipe:
         """The same recipe under another name, with some fields changed.

@@ -33,16 +33,16 @@ class Plan(FrozenConfig):
     photo_size: int = Field(default=192, ge=64, description="Side of all photographs and truths, px.")
     train_pairs: int = Field(default=800, ge=1, description="Exact swaps that `supervised` learns from.")
     pairs: int = Field(default=BENCHMARK_PAIRS, ge=2, description="The first pairs of the benchmark.")
-    teacher_steps: int = Field(default=120, ge=2, description="Optimiser steps of the teacher.")
+    teacher_steps: int = Field(default=60, ge=2, description="Optimiser steps of the teacher.")
     student_steps: int = Field(default=480, ge=2, description="Optimiser steps of the student.")
     triplets: int = Field(default=480, ge=2, description="Pseudo triplets that a student learns from.")
     scales: tuple[float, ...] = Field(
-        default=(1.0, 2.0, 4.0),
+        default=(1.0, 3.0, 6.0),
         min_length=1,
         description="Identity guidance scales; the profile's own is always among them.",
     )
     inversion_scales: tuple[float, ...] = Field(
-        default=(1.0, 2.0, 4.0), min_length=1, description="Those of the inversions, which take longer."
+        default=(1.0, 3.0, 6.0), min_length=1, description="Those of the inversions, which take longer."
     )
     pictures: int = Field(default=10, ge=1, description="Pairs that the page shows.")
 
