@@ -14,6 +14,8 @@ from typer.testing import CliRunner
 
 from assets.dagster_assets import SHARDS, asset_partitions, build_assets, register_partitions
 from assets.planner import Planner
+from assets.pseudo_triplets import PseudoTripletsConfig
+from assets.swaps import SwapsConfig
 from assets.training import TrainingConfig
 from pipeline import cli
 from pipeline.automation.launching import stale_launches
@@ -253,3 +255,17 @@ def test_an_ablation_changes_one_thing(name: str) -> None:
     labels = {condition_label(recipe.condition) for recipe in (baseline, *ablations)}
     squeezed = "downsample4" if name in ("tiny", "smoke") else "downsample8"
     assert labels == {squeezed, "mask", "blur64"}
+
+
+@pytest.mark.parametrize(("name", "scales"), [("tiny", (8.0, 6.0, 8.0)), ("smoke", (1.0, 1.0, 1.0))])
+def test_what_begins_at_an_inverted_target_has_a_guidance_of_its_own(
+    name: str, scales: tuple[float, float, float]
+) -> None:
+    graph = PROFILES[name].graph()
+    triplets = graph["pseudo_triplets"].config
+    swaps = graph["swaps"].config
+    assert isinstance(triplets, PseudoTripletsConfig)
+    assert isinstance(swaps, SwapsConfig)
+    sampled = (triplets.sampling, swaps.sampling, swaps.inversion)
+    assert tuple(sampling.id_guidance_scale for sampling in sampled) == scales
+    assert [sampling.inversion for sampling in sampled] == ["noID_trgCond", None, "noID_trgCond"]
