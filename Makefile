@@ -16,7 +16,7 @@ export PYTHONDONTWRITEBYTECODE :=
 export ORCHARD_LAKE ?= $(CURDIR)/orchard_data
 export DAGSTER_HOME ?= $(CURDIR)/.dagster
 
-.PHONY: help demo test lint format ui doctor lock crash fuzz bench bench-check leaderboard pretrain clean
+.PHONY: help demo test lint format ui doctor lock notebook crash fuzz bench bench-check leaderboard pretrain clean
 
 help:  ## Show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -105,6 +105,9 @@ pretrain: $(VENV)/.test  ## Train the world's embedder and the tiny base anew, e
 		--start-from $(PRETRAIN)/eighth.safetensors --steps 1500 --learning-rate 1.2e-3 --timestep-shift 6 \
 		--optimiser muon --dropout 0.02 --seed 3 --more-seeds 1 2 $(MORE_PEOPLE) \
 		--detected-scenes 7000 --detected-seed 4 --detectors $$($(DETECTORS))
+
+notebook: $(VENV)/.test  ## Run the notebook anew and keep its output (two minutes)
+	$(BIN)/python tools/notebook.py
 
 lock:  ## Resolve every extra anew and write requirements.lock
 	./tools/lock.sh "$(PYTHON)"
