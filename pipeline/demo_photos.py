@@ -1,4 +1,4 @@
-"""The demo's photographs: rendered people as files on disk, and two public-domain portraits."""
+"""The demo's photographs: rendered people to train on, the benchmark's pairs, two public-domain portraits."""
 
 from __future__ import annotations
 
@@ -6,10 +6,10 @@ import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
-PEOPLE = 40
+PEOPLE = 30
 PHOTOS_PER_PERSON = 6
-HELD_OUT_PEOPLE = 10
-SWAP_PAIRS = 48
+BENCHMARK_PAIRS = 96
+"""Swaps are made of the first pairs of the benchmark, whose people nobody trains on."""
 TRAIN_PAIRS = 480
 """Pairs of the other people whose exact swaps the recipe `supervised` learns; they are listed, not drawn."""
 SIDE = 256
@@ -17,32 +17,37 @@ SIDE = 256
 
 @dataclass(frozen=True)
 class DemoPhotos:
-    """Where the demo's files are."""
+    """Where the demo's files are: folders of photographs, and lists of pairs with known answers."""
 
-    rendered: Path
+    people: Path
+    benchmark: Path
     portraits: Path
-    swap_pairs: Path
+    swap_pairs: tuple[Path, ...]
 
 
 def make_demo_photos(folder: Path) -> DemoPhotos:
     """Write whatever of the demo's files is missing; files that exist are left alone."""
+    from models.worlds.benchmark_portraits import write_benchmark_portraits
     from models.worlds.portraits import write_portraits
 
     folder = folder.expanduser().resolve()
+    people, benchmark = folder / "people", folder / "benchmark"
     write_portraits(
-        folder,
+        people,
         identities=PEOPLE,
         photos=PHOTOS_PER_PERSON,
         size=SIDE,
-        swap_pairs=SWAP_PAIRS,
-        held_out=HELD_OUT_PEOPLE,
+        swap_pairs=0,
+        held_out=1,
         train_pairs=TRAIN_PAIRS,
     )
+    write_benchmark_portraits(benchmark, pairs=BENCHMARK_PAIRS, size=SIDE)
     portraits = folder / "portraits"
     portraits.mkdir(exist_ok=True)
     _copy_astronaut(portraits / "astronaut.png")
     _copy_hopper(portraits / "grace_hopper.jpg")
-    return DemoPhotos(folder / "photos", portraits, folder / "swap_pairs.csv")
+    lists = (people / "swap_pairs.csv", benchmark / "swap_pairs.csv")
+    return DemoPhotos(people / "photos", benchmark / "photos", portraits, lists)
 
 
 def _copy_astronaut(path: Path) -> None:

@@ -8,14 +8,12 @@ import os
 import shutil
 from pathlib import Path
 
-import numpy as np
 from PIL import Image
 
 from benches.leaderboard.plan import WORLD_SEED, Plan
-from models.worlds.benchmark import BENCHMARK_SEED, BenchmarkPairs, benchmark_pairs
-from models.worlds.parameters import ATTRIBUTE_NAMES, IDENTITY_NAMES
-from models.worlds.portraits import SwapPair, WorldFile, write_portraits
-from models.worlds.world import WORLD_VERSION
+from models.worlds.benchmark import BenchmarkPairs, benchmark_pairs
+from models.worlds.benchmark_portraits import benchmark_world
+from models.worlds.portraits import write_portraits
 from resources.lake.consent import Consent
 from resources.lake.ingest import ingest
 from resources.lake.lake import Lake
@@ -74,17 +72,9 @@ def benchmark_folder(work: Path, pairs: int, size: int) -> Path:
     return folder
 
 
-def pair_names(row: int) -> tuple[str, str]:
-    """Image ids of the source and the target photograph of the benchmark's pair number `row`, from 0."""
-    return f"b{row + 1:04d}s/source", f"b{row + 1:04d}t/target"
-
-
 def _write_benchmark(root: Path, pairs: BenchmarkPairs, size: int) -> None:
-    names = [pair_names(row) for row in range(len(pairs))]
-    listed = tuple(
-        SwapPair(source=source, target=target, truth=f"truth/{row + 1:04d}.png")
-        for row, (source, target) in enumerate(names)
-    )
+    world = benchmark_world(pairs, size)
+    listed = world.swap_pairs
     for first in range(0, len(pairs), _BATCH):
         part = pairs[first : first + _BATCH]
         rendered = (part.source_photos(size), part.target_photos(size), part.truths(size))
@@ -95,34 +85,9 @@ def _write_benchmark(root: Path, pairs: BenchmarkPairs, size: int) -> None:
                 path = root / place
                 path.parent.mkdir(parents=True, exist_ok=True)
                 Image.fromarray(pictures[offset]).save(path)
-    people = {"s": pairs.sources.values, "t": pairs.targets.values}
-    photos = (pairs.source_attributes.values, pairs.target_attributes.values)
-    world = WorldFile(
-        world_version=WORLD_VERSION,
-        seed=BENCHMARK_SEED,
-        size=size,
-        identity_parameters=IDENTITY_NAMES,
-        attribute_parameters=ATTRIBUTE_NAMES,
-        identities={
-            f"b{row + 1:04d}{side}": _numbers(values[row])
-            for side, values in people.items()
-            for row in range(len(pairs))
-        },
-        photos={
-            image_id: _numbers(values[row])
-            for row, ids in enumerate(names)
-            for image_id, values in zip(ids, photos, strict=True)
-        },
-        swap_pairs=listed,
-    )
     (root / "world.json").write_text(world.model_dump_json(indent=1) + "\n", encoding="utf-8")
     table = io.StringIO()
     writer = csv.writer(table, lineterminator="\n")
     writer.writerow(("source", "target", "truth"))
     writer.writerows((pair.source, pair.target, pair.truth) for pair in listed)
     (root / "swap_pairs.csv").write_text(table.getvalue(), encoding="utf-8")
-
-
-def _numbers(row: np.ndarray) -> tuple[float, ...]:
-    """The shortest decimals that read back as the same float32."""
-    return tuple(float(str(value)) for value in row)

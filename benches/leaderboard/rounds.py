@@ -17,7 +17,7 @@ from assets.stage import StageGraph
 from assets.training import checkpoint_folder
 from assets.training_rows import need_artifact
 from benches.leaderboard.guided import KEY, guided, made_by, taken_from_another_seed
-from benches.leaderboard.photographs import fill_lake, pair_names
+from benches.leaderboard.photographs import fill_lake
 from benches.leaderboard.plan import (
     BASELINE,
     ENTRANTS,
@@ -39,6 +39,7 @@ from benches.leaderboard.values import (
     keep,
     seed_folder,
 )
+from models.worlds.benchmark_portraits import pair_names
 from models.worlds.world import WORLD_VERSION
 from pipeline.execution import run_stages
 from pipeline.graph import Parts, build_graph

@@ -153,6 +153,14 @@ def write_portraits(
     """
     held_out = identities if held_out is None else held_out
     world = _describe(identities, photos, size, swap_pairs, held_out, train_pairs, seed, crops)
+    return write_world_files(root, world)
+
+
+def write_world_files(root: Path, world: WorldFile) -> PortraitSet:
+    """Write the missing files of the photographs that `world` describes, and return the whole set.
+
+    Raises `ValueError` when `root` already holds another world file.
+    """
     portraits = PortraitSet(Path(root), world)
     world_path = portraits.root / "world.json"
     if world_path.exists() and parse_portraits(portraits.root).world != world:
@@ -172,7 +180,8 @@ def write_portraits(
     if not table_path.exists():
         table = io.StringIO()
         writer = csv.writer(table, lineterminator="\n")
-        columns = ("source", "target", "truth", *(("use",) if train_pairs else ()))
+        trained = any(pair.use == "training" for pair in world.swap_pairs)
+        columns = ("source", "target", "truth", *(("use",) if trained else ()))
         writer.writerow(columns)
         writer.writerows([getattr(pair, name) for name in columns] for pair in world.swap_pairs)
         _write(table_path, table.getvalue().encode())
@@ -234,9 +243,9 @@ def _describe(
         size=size,
         identity_parameters=IDENTITY_NAMES,
         attribute_parameters=ATTRIBUTE_NAMES,
-        identities={name: _numbers(row) for name, row in zip(names, people, strict=True)},
+        identities={name: numbers(row) for name, row in zip(names, people, strict=True)},
         photos={
-            f"{name}/{stem}": _numbers(settings[person * photos + photo])
+            f"{name}/{stem}": numbers(settings[person * photos + photo])
             for person, name in enumerate(names)
             for photo, stem in enumerate(stems)
         },
@@ -260,7 +269,7 @@ def _pairs(names: list[str], stems: list[str], count: int, stream: list[int]) ->
     return found
 
 
-def _numbers(row: NDArray[np.float32]) -> tuple[float, ...]:
+def numbers(row: NDArray[np.float32]) -> tuple[float, ...]:
     """The shortest decimals that read back as the same float32."""
     return tuple(float(str(value)) for value in row)
 

@@ -45,14 +45,23 @@ def demo_command(
 ) -> None:
     """Render a few hundred portraits of people who do not exist, ingest them, run every stage, report.
 
-    Beside them lie two public-domain portraits, which are annotated and never swapped. A second run computes
-    nothing. Photographs that you replace in the folder stay replaced.
+    Some are trained on; swapped and measured are the first pairs of the benchmark. Beside them lie two
+    public-domain portraits, which are annotated and never swapped. A second run computes nothing. Photographs
+    that you replace in the folder stay replaced.
     """
     photos = make_demo_photos(folder)
     opened = Lake.open(lake, create=True)
-    rendered = ingest(opened, photos.rendered, consent=Consent.SYNTHETIC, shard_size=DEMO_SHARD_SIZE)
-    portraits = ingest(opened, photos.portraits, consent=Consent.ANNOTATION_ONLY, shard_size=DEMO_SHARD_SIZE)
-    store_swap_pairs(opened, swap_pair_rows(read_swap_pairs(photos.swap_pairs)))
+    folders = {
+        "people": (photos.people, Consent.SYNTHETIC),
+        "benchmark": (photos.benchmark, Consent.SYNTHETIC),
+        "portraits": (photos.portraits, Consent.ANNOTATION_ONLY),
+    }
+    ingested = {
+        name: ingest(opened, place, consent=consent, shard_size=DEMO_SHARD_SIZE)
+        for name, (place, consent) in folders.items()
+    }
+    pairs = [pair for listed in photos.swap_pairs for pair in read_swap_pairs(listed)]
+    store_swap_pairs(opened, swap_pair_rows(pairs))
     graph = open_graph(opened, profile)
     report = run_stages(opened, graph, graph.names, device=device, progress=make_progress())
     sync_instance(opened, graph)
@@ -62,12 +71,12 @@ def demo_command(
         print_json(
             {
                 **report.as_json(),
-                "ingested": {"rendered": rendered.as_json(), "portraits": portraits.as_json()},
+                "ingested": {name: done.as_json() for name, done in ingested.items()},
                 "report": place,
             }
         )
         return
-    added = rendered.added + portraits.added
+    added = sum(done.added for done in ingested.values())
     computed = sum(report.computed_rows.values())
     typer.echo(
         f"{added} photographs ingested, {computed} rows computed in {report.seconds:.1f} s, report {place}"
