@@ -32,8 +32,8 @@ NOT_SHOWN = (
     "photographs.",
     "One small network (2 million parameters, 32 px) stands for all; sizes and bases are not varied.",
     "The base learnt exact swaps from the squeezed condition image before APPLE began, so a teacher is "
-    "trained gently and `base` stands beside it; a black condition image it had never seen, and inpainting's rows "
-    "show what so short a training makes of that rather than what inpainting could do.",
+    "trained gently and `base` stands beside it; a black condition image it had never seen, and "
+    "inpainting's rows show what so short a training makes of that rather than what inpainting could do.",
     "All is measured at 32 px, where a gaze or a thin frame is a pixel or two.",
     f"`{SIMILARITY}` is judged by the network of the identity path and of the identity loss, so it flatters "
     "all trained rows; `rank_1_of_20` compares with rendered pictures and has no network.",
