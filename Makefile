@@ -5,9 +5,10 @@ BIN := $(VENV)/bin
 DEMO := demo
 PRETRAIN := pretraining
 LEADERBOARD := leaderboard
+SCALE := scale
 SEEDS := 0 1 2
 EXTRAS_RUN := faces,gen
-EXTRAS_TEST := faces,gen,insightface,dev
+EXTRAS_TEST := faces,gen,ray,cluster,insightface,dev
 
 # Two libraries with a thread per core each would fight over the cores.
 export OMP_NUM_THREADS ?= 1
@@ -16,7 +17,7 @@ export PYTHONDONTWRITEBYTECODE :=
 export ORCHARD_LAKE ?= $(CURDIR)/orchard_data
 export DAGSTER_HOME ?= $(CURDIR)/.dagster
 
-.PHONY: help demo test lint format ui doctor lock notebook crash fuzz bench bench-check leaderboard pretrain clean
+.PHONY: help demo test lint format ui doctor lock notebook crash fuzz bench bench-check scale leaderboard pretrain clean
 
 help:  ## Show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -26,10 +27,12 @@ demo: $(VENV)/.run  ## Install, render a small world, run the whole DAG on the C
 	$(BIN)/orchard demo --folder $(DEMO)
 
 test: $(VENV)/.test  ## Install and run every check: format, lint, types, layers, tests
-	@echo "compiling the world's renderer beside the checks"
-	@$(BIN)/python -m models.worlds.compiled & \
-	$(MAKE) --no-print-directory lint; outcome=$$?; wait; exit $$outcome
-	$(BIN)/python -m pytest -n logical --maxprocesses 4 --dist loadscope --no-loadscope-reorder
+	@$(BIN)/python -m models.worlds.compiled
+	@echo "the linters run beside the tests; what they say follows below"
+	@nice -n 10 $(MAKE) --no-print-directory lint > $(VENV)/lint.log 2>&1 & style=$$!; \
+	$(BIN)/python -m pytest -n logical --maxprocesses 4 --dist loadscope --no-loadscope-reorder; tests=$$?; \
+	wait $$style; style=$$?; cat $(VENV)/lint.log; \
+	echo "tests ended with $$tests, linters with $$style"; [ $$tests -eq 0 ] && [ $$style -eq 0 ]
 
 lint: $(VENV)/.test  ## Format, lint, types, import layers
 	$(BIN)/ruff format --check .
@@ -55,29 +58,36 @@ $(VENV)/.test: pyproject.toml requirements.lock tools/install.sh
 	./tools/install.sh "$(PYTHON)" "$(VENV)" "$(EXTRAS_TEST)"
 	@touch $(VENV)/.run $@
 
-bench: $(VENV)/.test  ## Measure planning and refresh at 1.5 million rows, storage, annotation, training, triplets; best alone (25 minutes)
+bench: $(VENV)/.test  ## Measure planning and refresh at 1.5 million rows, storage, annotation, feeding, engines, training, triplets; best alone (30 minutes)
 	$(BIN)/python -m benches.planning
 	$(BIN)/python -m benches.refresh
 	$(BIN)/python -m benches.storage
 	$(BIN)/python -m benches.annotate
 	$(BIN)/python -m benches.world
+	$(BIN)/python -m benches.feeding
+	$(BIN)/python -m benches.engine
 	$(BIN)/python -m benches.train_step
 	$(BIN)/python -m benches.triplets
+
+scale: $(VENV)/.test  ## Take 1.5 million photographs through ingest, stages, refresh and the daemon, write docs/scale.md (an hour)
+	$(BIN)/python -m benches.scale --work $(SCALE)
+	$(BIN)/python -m benches.scale_page
 
 leaderboard: $(VENV)/.test  ## Train and measure every method on the benchmark over three seeds, write docs/leaderboard.md (most of an hour)
 	$(BIN)/python -m benches.leaderboard run --work $(LEADERBOARD) --seeds $(SEEDS)
 	$(BIN)/python -m benches.leaderboard shipped
 	$(BIN)/python -m benches.leaderboard report
 
-bench-check: $(VENV)/.test  ## Score the shipped checkpoints again; fails where they are worse than the leaderboard
+bench-check: $(VENV)/.test  ## Score the shipped checkpoints again, compare ratios of the short benches with their record; fails where either is worse
 	$(BIN)/python -m benches.leaderboard check
+	$(BIN)/python -m benches.check
 
 EMBEDDER := models/identity/checkpoints/world_embedder.safetensors
 BASE := $(BIN)/python -m models.swap.pretraining --embedder $(EMBEDDER)
 MORE_PEOPLE := --people 12000 --photos 2 --scenes 36000
 DETECTORS := $(BIN)/python -c "from resources.weights.resolve import resolve; \
 	print(*(resolve(role).path for role in ('centerface', 'face_landmarker', 'selfie_segmenter')))"
-pretrain: $(VENV)/.test  ## Train the world's embedder and the tiny base anew, each behind its gate; resumable (6 hours)
+pretrain: $(VENV)/.test  ## Train the world's embedder, the tiny base and DiffFace's small networks anew, each behind its gate; resumable (7 hours)
 	$(BIN)/python -m models.identity.world_embedder_training --work $(PRETRAIN)/embedder --output $(EMBEDDER)
 	$(BASE) --work $(PRETRAIN)/first --output $(PRETRAIN)/first.safetensors \
 		--downsample-size 8 --steps 7500 --stop-after 4500
@@ -105,6 +115,10 @@ pretrain: $(VENV)/.test  ## Train the world's embedder and the tiny base anew, e
 		--start-from $(PRETRAIN)/eighth.safetensors --steps 1500 --learning-rate 1.2e-3 --timestep-shift 6 \
 		--optimiser muon --dropout 0.02 --seed 3 --more-seeds 1 2 $(MORE_PEOPLE) \
 		--detected-scenes 7000 --detected-seed 4 --detectors $$($(DETECTORS))
+	$(BIN)/python -m models.diffface.world_experts_training --work $(PRETRAIN)/experts \
+		--output models/diffface/checkpoints
+	$(BIN)/python -m models.diffface.pretraining --work $(PRETRAIN)/denoiser \
+		--output models/diffface/checkpoints/tiny_denoiser.safetensors
 
 notebook: $(VENV)/.test  ## Run the notebook anew and keep its output (two minutes)
 	$(BIN)/python tools/notebook.py

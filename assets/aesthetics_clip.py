@@ -9,10 +9,12 @@ from typing import Literal
 import pyarrow as pa
 from pydantic import Field
 
+from assets.numerics import prepared
 from assets.stage import Input, Row, RowOutcome, RowStage, StageConfig, StageContext
 from models.aesthetics.clip_aesthetics import SCORER_NAME
 from models.aesthetics.network_sizes import ClipAestheticsConfig
 from models.faces.overlays import draw_caption
+from models.numerics_config import Numerics
 from resources.lake.schema import Column
 
 TOWER_FILE = "model.safetensors"
@@ -34,11 +36,11 @@ class ClipAestheticsStageConfig(StageConfig):
     )
 
 
-def aesthetics_clip_stage(config: ClipAestheticsStageConfig) -> RowStage:
+def aesthetics_clip_stage(config: ClipAestheticsStageConfig, numerics: Numerics = Numerics()) -> RowStage:
     """The stage `aesthetics` by CLIP."""
 
     def load(context: StageContext) -> ClipScores:
-        return ClipScores(config, context)
+        return ClipScores(config, context, numerics)
 
     return RowStage(
         name="aesthetics",
@@ -53,6 +55,7 @@ def aesthetics_clip_stage(config: ClipAestheticsStageConfig) -> RowStage:
         ),
         load=load,
         batch_size=BATCH_SIZE,
+        numerics=numerics,
         preview=lambda row: draw_caption(row["image"], f"{row['aesthetic_score']:.2f}"),
     )
 
@@ -60,11 +63,12 @@ def aesthetics_clip_stage(config: ClipAestheticsStageConfig) -> RowStage:
 class ClipScores:
     """Tower and head, loaded once."""
 
-    def __init__(self, config: ClipAestheticsStageConfig, context: StageContext) -> None:
+    def __init__(self, config: ClipAestheticsStageConfig, context: StageContext, numerics: Numerics) -> None:
         from models.aesthetics.clip_aesthetics import AestheticScorer
 
         tower = Path(context.weight("clip_vit_l14"), TOWER_FILE)
         self.scorer = AestheticScorer(tower, context.weight(config.head), context.device, config.network)
+        prepared(self.scorer.network, context, numerics, name="aesthetics, CLIP", method="embed")
 
     def __call__(self, rows: Sequence[Row]) -> list[RowOutcome]:
         """One outcome per photo, in order."""

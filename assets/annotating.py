@@ -32,7 +32,7 @@ def annotation_recipes(graph: StageGraph) -> tuple[AnnotationRecipe, ...]:
         AnnotationRecipe(
             stage=stage.name,
             code_version=stage.code_version,
-            settings=stage.config.model_dump(mode="json"),
+            settings=stage.settings,
         )
         for stage in graph.row_stages()
     )

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -10,6 +11,7 @@ import pyarrow as pa
 
 from assets.planner import Planner, TablePlan
 from assets.stage import ArtifactStage, Input, Row, RowModel, RowOutcome, RowStage, StageGraph
+from resources.compute.memory import free_device_memory, is_out_of_memory
 from resources.lake.schema import FACES_STAGE
 from resources.photos.decoding import decode_upright
 from resources.photos.reasons import Reason, RowError
@@ -24,6 +26,30 @@ CODE_FAULTS = (ImportError, NameError, AttributeError, TypeError, SyntaxError, N
 
 class StageFault(RuntimeError):
     """The stage's code or environment is wrong. Nothing was marked quarantined because of it."""
+
+
+@dataclass
+class BatchLimits:
+    """How many rows at a time fit into the device's memory, learnt while a run goes on.
+
+    `lowered` holds the stages that did not fit with their own batch size; `report` is told of it.
+    """
+
+    report: Callable[[str], None] = print
+    lowered: dict[str, int] = field(default_factory=dict)
+
+    def size(self, stage: RowStage) -> int:
+        """Rows of the stage's next batch."""
+        return min(stage.batch_size, self.lowered.get(stage.name, stage.batch_size))
+
+    def did_not_fit(self, stage: RowStage, rows: int) -> None:
+        """Halve what did not fit, for the rest of the run."""
+        if rows > 1 and rows // 2 < self.size(stage):
+            self.lowered[stage.name] = rows // 2
+            self.report(
+                f"{stage.name}: out of memory with {rows} rows at a time; going on with {rows // 2} for the "
+                "rest of this run (a smaller batch size in the profile avoids the attempt)"
+            )
 
 
 def read_inputs(
@@ -66,21 +92,31 @@ def compute_batch(
     model: RowModel,
     inputs: Sequence[Row | RowError],
     failures: list[RowError | None],
+    limits: BatchLimits,
 ) -> list[RowOutcome]:
     """Outcomes of a batch, in order. A row that breaks the model is found by running rows singly.
 
-    `failures` remembers the first outcomes of this run: None for a success.
+    So is what does not fit into the device's memory, and `limits` keeps the batch size that did. `failures`
+    remembers the first outcomes of this run: None for a success.
 
     Raises StageFault for code faults and when the first rows all fail alike.
     """
     rows = [row for row in inputs if not isinstance(row, RowError)]
-    computed = iter(_call(stage, model, rows))
+    computed = iter(_call(stage, model, rows, limits))
     outcomes = [row if isinstance(row, RowError) else _checked(stage, next(computed)) for row in inputs]
     for outcome in outcomes:
-        broken = isinstance(outcome, RowError) and outcome.reason == Reason.MODEL_ERROR
+        broken = isinstance(outcome, RowError) and outcome.reason in (
+            Reason.MODEL_ERROR,
+            Reason.OUT_OF_MEMORY,
+        )
         failures.append(outcome if broken and isinstance(outcome, RowError) else None)
     first = failures[:ALIKE_FAILURES]
-    alike = {failure.detail for failure in first if failure is not None}
+    # how much memory there was differs from one time to the next
+    alike = {
+        failure.detail if failure.reason == Reason.MODEL_ERROR else failure.reason.meaning
+        for failure in first
+        if failure is not None
+    }
     if len(first) == ALIKE_FAILURES and None not in first and len(alike) == 1:
         raise StageFault(
             f"{stage.name}: the first {ALIKE_FAILURES} rows all failed with the same error, so the code or "
@@ -89,25 +125,28 @@ def compute_batch(
     return outcomes
 
 
-def _call(stage: RowStage, model: RowModel, rows: Sequence[Row]) -> list[RowOutcome]:
+def _call(stage: RowStage, model: RowModel, rows: Sequence[Row], limits: BatchLimits) -> list[RowOutcome]:
     if not rows:
         return []
     try:
         outcomes = list(model(rows))
     except CODE_FAULTS as error:
         raise StageFault(f"{stage.name}: {type(error).__name__}: {error}") from error
-    except MemoryError as error:
-        raise StageFault(
-            f"{stage.name}: out of memory with {len(rows)} rows; lower its batch size"
-        ) from error
     except Exception as error:
-        if len(rows) == 1:
-            return [RowError(Reason.MODEL_ERROR, f"{type(error).__name__}: {error}")]
-        half = len(rows) // 2
-        return _call(stage, model, rows[:half]) + _call(stage, model, rows[half:])
-    if len(outcomes) != len(rows):
-        raise StageFault(f"{stage.name}: {len(rows)} rows went in, {len(outcomes)} outcomes came out")
-    return outcomes
+        reason = Reason.OUT_OF_MEMORY if is_out_of_memory(error) else Reason.MODEL_ERROR
+        failure = RowError(reason, f"{type(error).__name__}: {error}")
+    else:
+        if len(outcomes) != len(rows):
+            raise StageFault(f"{stage.name}: {len(rows)} rows went in, {len(outcomes)} outcomes came out")
+        return outcomes
+    # only here, where the error and all that its frames held are gone, can their memory be given back
+    if failure.reason == Reason.OUT_OF_MEMORY:
+        free_device_memory()
+        limits.did_not_fit(stage, len(rows))
+    if len(rows) == 1:
+        return [failure]
+    half = len(rows) // 2
+    return _call(stage, model, rows[:half], limits) + _call(stage, model, rows[half:], limits)
 
 
 def _checked(stage: RowStage, outcome: RowOutcome) -> RowOutcome:

@@ -15,8 +15,9 @@ import dagster as dg
 from assets.artifacts import ArtifactResult, run_artifact
 from assets.checks.catalogue import ACCOUNTING, ROWS_ACCOUNTED, DataChecks
 from assets.dagster_checks import check_result, check_spec, refuse_unknown_shard, stage_checks
+from assets.engine import ShardWork, make_engine
 from assets.previews import stage_preview
-from assets.runner import ShardResult, run_shard
+from assets.runner import ShardResult
 from assets.stage import ArtifactStage, RowStage, Stage, StageGraph
 from resources.lake.errors import LakeError
 from resources.lake.failpoints import crash_point
@@ -128,14 +129,13 @@ def _row_asset(graph: StageGraph, stage: RowStage) -> dg.AssetsDefinition:
         opened = _prepared(lake, graph)
         own = _stage_of(graph, stage.asset, context.partition_key)
         assert isinstance(own, RowStage)  # as all stages of this asset
-        result = run_shard(
-            opened,
-            graph,
-            own,
-            context.partition_key,
-            device=lake.device,
-            report=context.log.info,
+        choice = lake.engine_choice()
+        context.log.info(f"engine {choice.name}: {choice.reason}")
+        work = ShardWork(
+            opened, graph, [own], [context.partition_key], device=lake.device, report=context.log.info
         )
+        (results,) = make_engine(choice).run(work)
+        result = results[own.name]
         refuse_unknown_shard(result.rows, context.partition_key)
         preview = stage_preview(opened, graph, own.name, context.partition_key)
         yield from _reported(
@@ -271,6 +271,8 @@ def row_metadata(result: ShardResult) -> dict[str, Any]:
         "computed": result.computed,
         "seconds": round(result.seconds, 3),
         "rows_per_second": round(result.computed / result.seconds, 2) if result.computed else 0.0,
+        "share_in_model": round(result.model_seconds / result.seconds, 3) if result.computed else 0.0,
+        "device_use": result.device_use,
         "reasons": dict(result.reasons),
     }
 

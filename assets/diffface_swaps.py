@@ -34,7 +34,7 @@ def diffface_swaps_stage(config: DiffFaceSwapsConfig) -> RowStage:
 
     return RowStage(
         name=DIFFFACE_SWAPS,
-        code_version="1",
+        code_version="2",
         table=DIFFFACE_SWAPS,
         description="Evaluation pairs swapped by DiffFace: a denoiser guided by four experts.",
         config=config,

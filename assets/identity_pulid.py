@@ -8,18 +8,23 @@ belong to the base (`constants.safetensors`) and are not stored per photograph.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 import pyarrow as pa
 from pydantic import Field
 
+from assets.numerics import prepared
 from assets.stage import Input, Row, RowOutcome, RowStage, StageConfig, StageContext
 from models.faces.network_sizes import BiSeNetConfig
 from models.faces.parsing import decode_codes
 from models.identity.network_sizes import EvaClipConfig, IdFormerConfig
+from models.numerics_config import Numerics
 from resources.lake.schema import Column
 from resources.photos.reasons import Reason, RowError
+
+if TYPE_CHECKING:
+    from assets.numerics import Network
 
 ARCFACE_NUMBERS = 512
 EMBEDDER_NAME = "antelopev2_glintr100+pulid_flux_v0.9.1"
@@ -51,11 +56,11 @@ class PulidConfig(StageConfig):
         return self.encoder.queries * self.encoder.output_dim
 
 
-def identity_pulid_stage(config: PulidConfig) -> RowStage:
+def identity_pulid_stage(config: PulidConfig, numerics: Numerics = Numerics()) -> RowStage:
     """The stage `identity_embedding` by antelopev2, EVA-CLIP and PuLID."""
 
     def load(context: StageContext) -> PulidModel:
-        return PulidModel(config, context)
+        return PulidModel(config, context, numerics)
 
     return RowStage(
         name="identity_embedding",
@@ -76,6 +81,7 @@ def identity_pulid_stage(config: PulidConfig) -> RowStage:
         ),
         load=load,
         batch_size=BATCH_SIZE,
+        numerics=numerics,
     )
 
 
@@ -87,13 +93,14 @@ def swap_source_stage(stage: RowStage, *, masked: bool = False) -> RowStage:
     if not isinstance(stage.config, PulidConfig):
         return stage
     source = "masked" if masked else "unmasked"
-    return identity_pulid_stage(stage.config.model_copy(update={"source": source}))
+    config = stage.config.model_copy(update={"source": source})
+    return identity_pulid_stage(config, stage.numerics or Numerics())
 
 
 class PulidModel:
     """Detector, embedder, parser, image tower and ID encoder, loaded once."""
 
-    def __init__(self, config: PulidConfig, context: StageContext) -> None:
+    def __init__(self, config: PulidConfig, context: StageContext, numerics: Numerics) -> None:
         from models.faces.bisenet import FaceParser, load_bisenet
         from models.identity.eva_clip import load_eva_clip
         from models.identity.face_analysis import LocalFaceAnalysis
@@ -102,11 +109,15 @@ class PulidModel:
 
         self.config = config
         self.analysis = LocalFaceAnalysis(context.weight("antelopev2"), context.device)
-        parser = load_bisenet(context.weight("face_parser"), config=config.parser).to(context.device)
+
+        def ready(network: Network, name: str) -> Network:
+            return prepared(network, context, numerics, name=f"identity_embedding, {name}")
+
+        parser = ready(load_bisenet(context.weight("face_parser"), config=config.parser), "BiSeNet")
         # PuLID normalises the parser's input once, whatever the masks are made with.
         self.parser = FaceParser(parser, double_normalisation=False)
-        tower = load_eva_clip(context.weight("eva_clip"), config.tower).to(context.device)
-        encoder = load_id_former(context.weight("pulid_flux"), config.encoder).to(context.device)
+        tower = ready(load_eva_clip(context.weight("eva_clip"), config.tower), "EVA-CLIP")
+        encoder = ready(load_id_former(context.weight("pulid_flux"), config.encoder), "ID encoder")
         self.tokens = PulidTokens(tower, encoder)
 
     def __call__(self, rows: Sequence[Row]) -> list[RowOutcome]:

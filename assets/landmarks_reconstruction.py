@@ -14,9 +14,11 @@ import pyarrow as pa
 from pydantic import Field
 
 from assets.landmarks import OUTPUTS, LandmarkModel, LandmarksConfig, landmarks_stage
+from assets.numerics import PIXELS_ARE_EXACT, prepared
 from assets.stage import Input, Row, RowOutcome, RowStage, StageContext
 from models.faces.network_sizes import ResNetConfig
 from models.faces.overlays import draw_landmarks
+from models.numerics_config import Numerics
 from resources.lake.schema import Column
 from resources.photos.reasons import Reason, RowError
 
@@ -51,11 +53,11 @@ All landmarks are (x, y, depth) in pixels of the upright photo; `mesh_478` stays
 """
 
 
-def landmarks_reconstruction_stage(config: ReconstructionConfig) -> RowStage:
+def landmarks_reconstruction_stage(config: ReconstructionConfig, numerics: Numerics = Numerics()) -> RowStage:
     """The stage `landmarks` by 3DDFA-V3."""
 
     def load(context: StageContext) -> ReconstructionModel:
-        return ReconstructionModel(config, context)
+        return ReconstructionModel(config, context, numerics)
 
     return RowStage(
         name="landmarks",
@@ -67,6 +69,8 @@ def landmarks_reconstruction_stage(config: ReconstructionConfig) -> RowStage:
         outputs=RECONSTRUCTION_OUTPUTS,
         load=load,
         batch_size=BATCH_SIZE,
+        numerics=numerics,
+        exact=PIXELS_ARE_EXACT,
         preview=lambda row: draw_landmarks(row["image"], row["landmarks_68"].reshape(68, 2)),
     )
 
@@ -74,7 +78,7 @@ def landmarks_reconstruction_stage(config: ReconstructionConfig) -> RowStage:
 class ReconstructionModel:
     """Detector, mesh and reconstruction network, loaded once."""
 
-    def __init__(self, config: ReconstructionConfig, context: StageContext) -> None:
+    def __init__(self, config: ReconstructionConfig, context: StageContext, numerics: Numerics) -> None:
         from models.faces.reconstruction.bfm import load_face_model
         from models.faces.reconstruction.network import load_reconstruction_net
         from models.faces.reconstruction.reconstruct import FaceReconstructor
@@ -83,7 +87,8 @@ class ReconstructionModel:
         path = context.weight(ROLES[config.backbone])
         network = load_reconstruction_net(path, config.backbone, config=config.network)
         face_model = load_face_model(context.weight("face_model"))
-        self.reconstructor = FaceReconstructor(network.to(context.device), face_model)
+        network = prepared(network, context, numerics, name="landmarks, 3DDFA-V3", exact=PIXELS_ARE_EXACT)
+        self.reconstructor = FaceReconstructor(network, face_model)
 
     def __call__(self, rows: Sequence[Row]) -> list[RowOutcome]:
         """One outcome per photo, in order; all crops share one pass."""

@@ -11,11 +11,13 @@ import numpy as np
 import pyarrow as pa
 from pydantic import Field
 
+from assets.numerics import prepared
 from assets.stage import Input, Row, RowOutcome, RowStage, StageConfig, StageContext
 from models.faces.constants import FACE_CLASSES
 from models.faces.network_sizes import BiSeNetConfig, DeepLabConfig
 from models.faces.overlays import draw_parsing
 from models.faces.parsing import decode_codes, encode_codes, pack_mask
+from models.numerics_config import Numerics
 from resources.lake.schema import Column
 from resources.photos.reasons import Reason, RowError
 
@@ -37,11 +39,11 @@ class NetworkMasksConfig(StageConfig):
     )
 
 
-def masks_networks_stage(config: NetworkMasksConfig) -> RowStage:
+def masks_networks_stage(config: NetworkMasksConfig, numerics: Numerics = Numerics()) -> RowStage:
     """The stage `masks` by BiSeNet and DeepLabV3+."""
 
     def load(context: StageContext) -> NetworkMasks:
-        return NetworkMasks(config, context)
+        return NetworkMasks(config, context, numerics)
 
     return RowStage(
         name="masks",
@@ -53,6 +55,7 @@ def masks_networks_stage(config: NetworkMasksConfig) -> RowStage:
         outputs=(Column("parsing", pa.binary()), Column("visible_face", pa.binary())),
         load=load,
         batch_size=BATCH_SIZE,
+        numerics=numerics,
         preview=lambda row: draw_parsing(row["image"], decode_codes(row["parsing"], row["image"].shape[:2])),
     )
 
@@ -60,14 +63,15 @@ def masks_networks_stage(config: NetworkMasksConfig) -> RowStage:
 class NetworkMasks:
     """Both networks, loaded once."""
 
-    def __init__(self, config: NetworkMasksConfig, context: StageContext) -> None:
+    def __init__(self, config: NetworkMasksConfig, context: StageContext, numerics: Numerics) -> None:
         from models.faces.bisenet import FaceParser, load_bisenet
         from models.faces.deeplab import VisibleFace, load_deeplab
 
-        parser = load_bisenet(context.weight("face_parser"), config=config.parser).to(context.device)
+        parser = load_bisenet(context.weight("face_parser"), config=config.parser)
+        parser = prepared(parser, context, numerics, name="masks, BiSeNet")
         self.parser = FaceParser(parser, double_normalisation=config.double_normalisation)
         visible = load_deeplab(context.weight("visible_face"), config=config.visible_face)
-        self.visible = VisibleFace(visible.to(context.device))
+        self.visible = VisibleFace(prepared(visible, context, numerics, name="masks, DeepLabV3+"))
 
     def __call__(self, rows: Sequence[Row]) -> list[RowOutcome]:
         """One outcome per photo, in order."""

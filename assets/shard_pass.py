@@ -19,15 +19,15 @@ import pyarrow as pa
 
 from assets.batches import (
     IMAGE_COLUMN,
+    BatchLimits,
     column_values,
     compute_batch,
     decode_photos,
-    is_artifact,
     read_inputs,
     to_arrow,
 )
 from assets.planner import Planner
-from assets.stage import RowModel, RowOutcome, RowStage, StageGraph
+from assets.stage import RowModel, RowOutcome, RowStage
 from resources.lake.digest import imported_fingerprint, quarantine_digest, row_digest
 from resources.lake.schema import FACES_STAGE
 from resources.photos.reasons import Reason, RowError
@@ -47,6 +47,14 @@ class ComputedRow:
     outcome: RowOutcome
     digest: bytes
     attempt: int
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Rows of one stage that are about to be computed together."""
+
+    stage: str
+    row_ids: tuple[int, ...]
 
 
 @dataclass
@@ -72,8 +80,10 @@ class _Due:
 class ShardPass:
     """Computes what is stale at one pinned version, until all is done or a commit is due.
 
-    `wished` names rows (ids) that are computed though they are fresh. `done` holds the results, by stage and
-    row id, `seconds` the time each stage took, and `running` names the stage that is or was last at work.
+    `wished` names rows (ids) that are computed though they are fresh, `within` the only rows that are looked
+    at (None: all but those in `without`). `done` holds the results, by stage and row id, `seconds` the time
+    each stage took and `model_seconds` what of it its model took, and `running` names the stage that is or
+    was last at work.
 
     Stages with an input from another table or from an artifact must be alone in their pass (`fused_groups`).
     """
@@ -86,17 +96,20 @@ class ShardPass:
         wished: Mapping[str, Collection[int]],
         model_of: Callable[[RowStage], RowModel],
         on_rows: Callable[[str, int], None],
+        limits: BatchLimits | None = None,
+        within: Collection[int] | None = None,
+        without: Collection[int] = (),
     ) -> None:
         self.planner, self.stages, self.shard = planner, stages, shard
+        self.limits = limits or BatchLimits()
         self.table = planner.table(stages[0].table, shard)
         self.done: dict[str, dict[int, ComputedRow]] = {stage.name: {} for stage in stages}
         self.seconds: dict[str, float] = defaultdict(float)
+        self.model_seconds: dict[str, float] = defaultdict(float)
         self.running = ""
         self.model_of, self.on_rows = model_of, on_rows
-        self.wished = {
-            stage.name: np.isin(self.table.row_ids, np.fromiter(wished.get(stage.name, ()), np.int64))
-            for stage in stages
-        }
+        self.wished = {stage.name: self._are(wished.get(stage.name, ())) for stage in stages}
+        self._open = ~self._are(without) if within is None else self._are(within) & ~self._are(without)
         self._failures: dict[str, list[RowError | None]] = defaultdict(list)
 
     def run(self, seconds: float) -> None:
@@ -104,15 +117,32 @@ class ShardPass:
 
         Raises StageFault; `done` then holds what was computed before.
         """
+        for _ in self.batches(seconds):
+            pass
+
+    def batches(self, seconds: float) -> Iterator[Batch]:
+        """`run`, batch by batch: each is named before it is computed."""
         deadline = time.monotonic() + seconds
         for positions in self._windows():
             window = _Window(self, positions)
             for stage in self.stages:
                 self.running, started = stage.name, time.monotonic()
-                in_time = window.run(stage, deadline)
+                in_time = True
+                for places in window.ready(stage):
+                    row_ids = self.table.row_ids[positions[places]]
+                    yield Batch(stage.name, tuple(row_ids.tolist()))
+                    window.compute(stage, places)
+                    self.on_rows(stage.name, len(places))
+                    in_time = time.monotonic() <= deadline
+                    if not in_time:
+                        break
                 self.seconds[stage.name] += time.monotonic() - started
                 if not in_time:
                     return
+
+    def _are(self, row_ids: Collection[int]) -> np.ndarray:
+        """Which rows of the shard these are."""
+        return np.isin(self.table.row_ids, np.fromiter(row_ids, np.int64))
 
     def failures(self, stage: RowStage) -> list[RowError | None]:
         """The outcomes of a stage's rows so far, for `compute_batch`."""
@@ -123,7 +153,7 @@ class ShardPass:
         found = np.zeros(len(self.table), dtype=bool)
         for stage in self.stages:
             found |= self.table.stages[stage.name].stale | self.wished[stage.name]
-        positions = np.flatnonzero(found)
+        positions = np.flatnonzero(found & self._open)
         readers = [stage for stage in self.stages if _reads_photo(stage)]
         limit = max([WINDOW_ROWS, *(stage.batch_size for stage in readers or self.stages)])
         sizes = self._pixel_bytes(positions) if readers else np.zeros(len(positions), np.int64)
@@ -154,24 +184,24 @@ class _Window:
         self.photos: dict[int, np.ndarray | RowError] = {}
         self.values: dict[str, dict[int, dict[str, Any]]] = {}
         self.states: dict[str, _RowStates] = {}
+        self.due: dict[str, _Due] = {}
         self.own = {stage.name for stage in parent.stages}
 
-    def run(self, stage: RowStage, deadline: float) -> bool:
-        """Compute a stage's ready rows; whether that ended before the deadline."""
-        due = self._due(stage)
-        states = self._state(stage.name)
+    def ready(self, stage: RowStage) -> Iterator[np.ndarray]:
+        """Places of the rows that a stage has to compute, batch by batch, each computed before the next."""
+        self.due[stage.name] = due = self._due(stage)
         places = np.flatnonzero(due.ready)
         if _reads_photo(stage):
             self._load_photos(places[~due.upstream_quarantined[places]])
-        for start in range(0, len(places), stage.batch_size):
-            batch = places[start : start + stage.batch_size]
-            self._compute(stage, batch, due, states)
-            self.parent.on_rows(stage.name, len(batch))
-            if time.monotonic() > deadline:
-                return False
-        return True
+        start = 0
+        while start < len(places):
+            size = self.parent.limits.size(stage)
+            yield places[start : start + size]
+            start += size
 
-    def _compute(self, stage: RowStage, batch: np.ndarray, due: _Due, states: _RowStates) -> None:
+    def compute(self, stage: RowStage, batch: np.ndarray) -> None:
+        """Compute a batch that `ready` named."""
+        due, states = self.due[stage.name], self._state(stage.name)
         blocked = due.upstream_quarantined[batch]
         upstream = RowError(Reason.UPSTREAM, "an input of this row is quarantined")
         outcomes: dict[int, RowOutcome] = dict.fromkeys(batch[blocked].tolist(), upstream)
@@ -179,7 +209,9 @@ class _Window:
         if len(open_places):
             model = self.parent.model_of(stage)
             inputs = self._inputs(stage, open_places.tolist())
-            computed = compute_batch(stage, model, inputs, self.parent.failures(stage))
+            started = time.monotonic()
+            computed = compute_batch(stage, model, inputs, self.parent.failures(stage), self.parent.limits)
+            self.parent.model_seconds[stage.name] += time.monotonic() - started
             outcomes |= dict(zip(open_places.tolist(), computed, strict=True))
         for place, outcome in outcomes.items():
             failed = isinstance(outcome, RowError)
@@ -297,31 +329,3 @@ class _Window:
 
 def _reads_photo(stage: RowStage) -> bool:
     return any(item.via is None and IMAGE_COLUMN in item.columns for item in stage.inputs)
-
-
-def fused_groups(graph: StageGraph, stages: Sequence[RowStage]) -> list[list[RowStage]]:
-    """Stages in topological order, in groups that may share a pass.
-
-    A group is of one table. A stage that needs an artifact or another table's rows is alone. An upstream
-    that is not in the group must not depend on it either: it would change while the group runs.
-    """
-    groups: list[list[RowStage]] = []
-    depends: dict[str, set[str]] = {FACES_STAGE: set()}
-    for stage in graph.stages:
-        depends[stage.name] = {item.stage for item in stage.inputs}.union(
-            *(depends[item.stage] for item in stage.inputs)
-        )
-    for stage in stages:
-        last = groups[-1] if groups else []
-        names = {item.name for item in last}
-        fits = bool(last) and last[0].table == stage.table
-        fits = fits and _is_plain(graph, stage) and _is_plain(graph, last[0])
-        if fits and all(item.stage in names or not depends[item.stage] & names for item in stage.inputs):
-            last.append(stage)
-        else:
-            groups.append([stage])
-    return groups
-
-
-def _is_plain(graph: StageGraph, stage: RowStage) -> bool:
-    return all(item.via is None and not is_artifact(graph, item) for item in stage.inputs)

@@ -18,6 +18,8 @@ import pyarrow as pa
 from pydantic import BaseModel, ConfigDict
 
 from assets.checks.limits import DEFAULT_LIMITS, CheckLimits
+from models.numerics_config import Numerics
+from resources.compute.demand import StageResources
 from resources.lake.digest import recipe_prefix
 from resources.lake.lake import Artifact, Lake
 from resources.lake.recipes import base_name, of_recipe, recipe_of, recipe_of_shard
@@ -33,6 +35,10 @@ Row = Mapping[str, Any]
 
 RowOutcome = Mapping[str, Any] | RowError
 """Output values of one row by column name, or the reason why there are none."""
+
+
+ONE_CORE = StageResources()
+"""What a process of a stage takes where its profile says nothing."""
 
 
 class StageConfig(BaseModel):
@@ -122,12 +128,15 @@ class Stage:
         """Digest over role and SHA-256 of every weight."""
         return ",".join(f"{role}={weight.sha256}" for role, weight in self.resolve_weights().items())
 
+    @property
+    def settings(self) -> dict[str, Any]:
+        """Everything that was asked for and decides results, as plain values."""
+        return self.config.model_dump(mode="json")
+
     @cached_property
     def prefix(self) -> bytes:
-        """Code, config and weights part of every fingerprint of this stage."""
-        return recipe_prefix(
-            self.name, self.code_version, self.config.model_dump(mode="json"), self.weights_digest
-        )
+        """Code, settings and weights part of every fingerprint of this stage."""
+        return recipe_prefix(self.name, self.code_version, self.settings, self.weights_digest)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -136,7 +145,9 @@ class RowStage(Stage):
 
     `row_columns` are columns of the row itself that are read besides the inputs (a swap's `method`); they
     never change for a given key, so they are not part of the fingerprint. `preview` draws one row (its
-    inputs and outputs, and the photo as `image`) as RGB uint8.
+    inputs and outputs, and the photo as `image`) as RGB uint8. `resources` are what a process of it takes of
+    a cluster; like the batch size they are not part of the fingerprint. `numerics` say how its torch networks
+    compute, None where it has none of that kind, and `exact` why `auto` keeps them to float32, if it does.
     """
 
     table: str = "faces"
@@ -144,7 +155,18 @@ class RowStage(Stage):
     load: Callable[[StageContext], RowModel]
     row_columns: tuple[str, ...] = ()
     batch_size: int = 16
+    resources: StageResources = ONE_CORE
+    numerics: Numerics | None = None
+    exact: str = ""
     preview: Callable[[Row], np.ndarray] | None = None
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """The config, and the precision where one was asked for by name.
+
+        What `auto` comes to differs between devices and is left out: no row becomes stale by moving.
+        """
+        return super().settings | (self.numerics.asked() if self.numerics else {})
 
     @property
     def group_fields(self) -> list[pa.Field]:

@@ -31,7 +31,11 @@ if TYPE_CHECKING:  # torch loads seconds later, when a base is opened
     from models.swap.text import StoredPrompts
 
 PROMPTS_STAGE = "prompt_embeddings"
-EXECUTION = {"attention": "ORCHARD_ATTENTION", "condition_cache": "ORCHARD_CONDITION_CACHE"}
+EXECUTION = {
+    "attention": "ORCHARD_ATTENTION",
+    "condition_cache": "ORCHARD_CONDITION_CACHE",
+    "reader_processes": "ORCHARD_READER_PROCESSES",
+}
 PROMPTS_FILE = "prompts.safetensors"
 
 
@@ -56,6 +60,12 @@ class BaseConfig(StageConfig):
     )
     former: IdFormerConfig = Field(default=IdFormerConfig(), description="Sizes of PuLID's encoder.")
     model: SwapModelConfig = Field(description="Shape of the whole.")
+    compile: bool = Field(
+        default=False,
+        exclude=True,
+        description="Compile the transformer's blocks by torch.compile when they are first called. No result "
+        "changes beyond rounding, so it is left out wherever this is written down, fingerprints included.",
+    )
 
     @property
     def roles(self) -> tuple[str, ...]:
@@ -75,7 +85,7 @@ def one_file_base(role: str, model: SwapModelConfig) -> BaseConfig:
 
 
 def execution_settings() -> ExecutionConfig:
-    """How this process runs the base: ORCHARD_ATTENTION and ORCHARD_CONDITION_CACHE, each `auto` unless set.
+    """How this process runs the base: ORCHARD_ATTENTION, ORCHARD_CONDITION_CACHE, ORCHARD_READER_PROCESSES.
 
     They are of the machine, not of the result: no fingerprint knows them. Raises LakeError for another value.
     """
@@ -123,6 +133,7 @@ def open_base(context: StageContext, config: BaseConfig) -> SwapBase:
 
     Raises:
         LakeError: the prompts were not computed yet, or their file is not the one that was registered.
+        models.numerics.CompileUnavailable: the profile asks for compiling, and it does not work here.
         models.swap.mismatch.BaseMismatch: files do not fit the config; names them.
     """
     prompts, digest = read_prompt_artifact(context.lake)
@@ -132,7 +143,7 @@ def open_base(context: StageContext, config: BaseConfig) -> SwapBase:
         from models.swap.base import load_base
 
         base = load_base(path, config.model, prompts=prompts, device=context.device)
-        return replace(base, sha256=name)
+        return _compiled(context, config, replace(base, sha256=name))
     if config.identity is None:
         raise LakeError(
             f"{config.transformer} has no identity attention of its own, and no weights were named for it; "
@@ -140,7 +151,7 @@ def open_base(context: StageContext, config: BaseConfig) -> SwapBase:
         )
     from models.swap.flux_base import load_flux_base
 
-    return load_flux_base(
+    base = load_flux_base(
         config.model,
         transformer=path,
         codec=context.weight(config.codec),
@@ -150,6 +161,14 @@ def open_base(context: StageContext, config: BaseConfig) -> SwapBase:
         former=config.former,
         device=context.device,
     )
+    return _compiled(context, config, base)
+
+
+def _compiled(context: StageContext, config: BaseConfig, base: SwapBase) -> SwapBase:
+    """The base, whose blocks will be compiled where the profile asks for it."""
+    if config.compile:
+        context.report(f"compiling: {base.model.use_compile()}")
+    return base
 
 
 def base_sha256(context: StageContext, config: BaseConfig, prompts: str) -> str:

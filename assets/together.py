@@ -62,4 +62,4 @@ def start_processes(device: str) -> str:
     from accelerate import PartialState
 
     own = PartialState(cpu=device == "cpu").device
-    return str(own) if own is not None and own.type == "cuda" else "cpu"
+    return "cpu" if own is None or own.type == "cpu" else str(own)

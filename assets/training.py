@@ -92,6 +92,7 @@ def train_checkpoint(
     """
     from models.swap.checkpoint import CheckpointManifest, save_checkpoint
     from models.swap.processes import from_main, is_main, wait_for_all
+    from models.swap.reading import ONE_THREAD, Readers
     from models.swap.training import train
 
     run = context.lake.folder("training") / f"{stage}-{fingerprint.hex()[:24]}{fingerprint.hex()[-24:]}"
@@ -100,8 +101,15 @@ def train_checkpoint(
     wait_for_all()
     if hint := unused_gpus(context, stage):
         context.report(hint)
-    attention = base.model.use_attention(execution_settings().attention)
+    execution = execution_settings()
+    attention = base.model.use_attention(execution.attention)
     context.report(f"attention: {attention.backend}: {attention.reason}")
+    readers, why = ONE_THREAD, "no processes were asked for"
+    if execution.reader_processes and config.recipe.occlusion:
+        why = "occluded rows are encoded by the base's codec, which is here"
+    elif execution.reader_processes:
+        readers, why = Readers("processes", execution.reader_processes), "they were asked for"
+    context.report(f"batches: read ahead by {readers.kind}, {readers.count}: {why}")
     digests = {name: parent.digest.hex() for name, parent in parents.items()}
     with _Follower(context, config.recipe, stage, run, writes=is_main()) as follower:
         result = train(
@@ -116,6 +124,7 @@ def train_checkpoint(
             initial_lora=initial_lora,
             provenance={"base": base.sha256, **digests},
             device=context.device,
+            readers=readers,
             on_resume=follower.resumed,
             on_step=follower.step,
             on_half_saved=lambda step: crash_point("mid_checkpoint"),
@@ -240,13 +249,13 @@ def _loss_networks(context: StageContext, config: TrainingConfig) -> LossNetwork
 
 def unused_gpus(context: StageContext, stage: str) -> str:
     """A sentence for whoever trains on one of several GPUs: how to use them all. Empty where all are used."""
-    if not context.device.startswith("cuda"):
+    if context.device == "cpu":
         return ""
     import torch
 
     from models.swap.processes import several
 
-    count = torch.cuda.device_count()
+    count = torch.accelerator.device_count()
     if several() or count < 2:
         return ""
     return (

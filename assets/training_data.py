@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pyarrow as pa
 
-from assets.batches import merge_columns
-from assets.condition import CONDITION_INPUTS, OWN_CONDITION, ConditionNames, row_frame
+from assets.condition import OWN_CONDITION, ConditionNames
+from assets.feeding import PixelRows
+from assets.row_reader import RowReader
 from assets.training import TrainingConfig
 from assets.training_rows import TrainingRows, row_ids_of, rows_of, training_rows
 from models.faces.condition import ConditionRecipe
@@ -21,15 +22,13 @@ from models.identity.loss_networks import LossNetworkName, frame_points
 from resources.lake.errors import LakeError
 from resources.lake.lake import Artifact, Lake
 from resources.lake.recipes import of_recipe, recipe_of
-from resources.lake.table import Snapshot
+from resources.lake.table import ROW_ID
 from resources.photos.decoding import decode_upright
 
 if TYPE_CHECKING:  # torch loads seconds later, when something is trained
     from models.swap.base import SwapBase
     from models.swap.data import Rows, StudentData, TeacherData, TrainingData, ValidationRows
     from models.swap.occlusion import OccludedPictures
-
-FRAME_COLUMNS = tuple(column for item in CONDITION_INPUTS for column in item.columns)
 
 
 @dataclass(frozen=True)
@@ -69,8 +68,8 @@ def teacher_data(
     )
     pictures = None
     if recipe.occlusion:
-        drawn = photos.snapshot.read_table(photos.row_ids[:1].tolist(), [names.recipe])
-        dots = ConditionRecipe.model_validate_json(drawn[names.recipe].to_pylist()[0])
+        drawn = photos.rows.reader.rows(np.array([0]), [names.recipe])[0]
+        dots = ConditionRecipe.model_validate_json(drawn[names.recipe])
         pictures = TeacherPictures(photos.frame, dots)
     return _prepared(data, pictures, base, config)
 
@@ -94,9 +93,9 @@ def student_data(
     photos = ReleasedPhotos(lake, release, base, config)
     table = lake.table(of_recipe("triplets", recipe_of(triplets.stage)))
     snapshot = table.snapshot(int(triplets.metadata["version"]))
-    row_ids = row_ids_of(snapshot, pair_ids)
+    reader = RowReader(snapshot, row_ids_of(snapshot, pair_ids))
     places = {image_id: place for place, image_id in enumerate(photos.rows.image_ids)}
-    named = snapshot.read_table(row_ids.tolist(), ["target_image_id"])["target_image_id"].to_pylist()
+    named = reader.read(np.arange(len(reader)), ["target_image_id"])["target_image_id"].to_pylist()
     targets = np.array([places.get(image_id, -1) for image_id in named], np.int64)
     if not len(targets) or targets.min() < 0:
         raise LakeError(
@@ -104,7 +103,7 @@ def student_data(
             "triplets_release student`"
         )
     data = StudentData(
-        rows_of(snapshot, row_ids, "swapped_latents", (base.config.image_tokens, -1)),
+        rows_of(reader, "swapped_latents", (base.config.image_tokens, -1)),
         targets,
         photos.rows.target_NLC,
         photos.rows.identity_ND,
@@ -116,12 +115,33 @@ def student_data(
         seed=recipe.seed,
     )
 
-    def swapped(triplet: int) -> np.ndarray:
-        read = snapshot.read_table([int(row_ids[triplet])], ["swapped"])
-        return square_picture(decode_upright(read["swapped"].to_pylist()[0]), base.config.image_size)
-
-    pictures = StudentPictures(lambda triplet: photos.frame(int(targets[triplet])), swapped)
+    pictures = StudentPictures(
+        _TargetFrames(photos, targets), _SwappedPictures(reader, base.config.image_size)
+    )
     return _prepared(data, pictures if recipe.occlusion else None, base, config)
+
+
+@dataclass(frozen=True)
+class _TargetFrames:
+    """The photograph that a triplet was swapped onto; a class, so that processes can be sent it."""
+
+    photos: ReleasedPhotos
+    target_M: np.ndarray
+
+    def __call__(self, triplet: int) -> FaceFrame:
+        return self.photos.frame(int(self.target_M[triplet]))
+
+
+@dataclass(frozen=True)
+class _SwappedPictures:
+    """The swapped picture of a triplet, uint8 RGB (S, S, 3)."""
+
+    reader: RowReader
+    size: int
+
+    def __call__(self, triplet: int) -> np.ndarray:
+        row = self.reader.rows(np.array([triplet]), ["swapped"])[0]
+        return square_picture(decode_upright(row["swapped"]), self.size)
 
 
 def _prepared(
@@ -151,8 +171,6 @@ class ReleasedPhotos:
     ) -> None:
         tokens = base.config.image_tokens
         self.rows: TrainingRows = training_rows(lake, release, tokens, names.column)
-        self.snapshot: Snapshot = lake.faces.snapshot(int(release.metadata["version"]))
-        self.row_ids = row_ids_of(self.snapshot, self.rows.image_ids)
         self.size, self._config = base.config.image_size, config
 
     def reference(self) -> Rows | None:
@@ -184,10 +202,11 @@ class ReleasedPhotos:
 
     def _made_by(self, column: str) -> set[str]:
         """Who made the embeddings of the released photographs, by the column that records it."""
-        if column not in self.snapshot.columns:
+        snapshot = self.rows.reader.snapshot
+        if column not in snapshot.columns:
             return set()
-        scanned = self.snapshot.scan([column])
-        ours = np.isin(scanned["_rowid"].to_numpy(), self.row_ids)
+        scanned = snapshot.scan([column])
+        ours = np.isin(scanned[ROW_ID].to_numpy(), self.rows.reader.row_ids)
         return {str(name) for name in scanned[column].filter(pa.array(ours)).unique().to_pylist()}
 
     def points(self) -> Rows | None:
@@ -195,29 +214,20 @@ class ReleasedPhotos:
         encoder = self._config.face_encoder
         if not self._config.recipe.needs_identity_network or encoder.crop != "aligned":
             return None
-        return FramePoints(self.snapshot, self.row_ids, encoder.network, self.size)
+        return FramePoints(self.rows.reader, encoder.network, self.size)
 
     def frame(self, photo: int) -> FaceFrame:
         """One photograph at the model's size, with masks and points."""
-        values: list[dict] = [{}]
-        read = self.snapshot.read_table([int(self.row_ids[photo])], FRAME_COLUMNS)
-        merge_columns(values, read, {name: name for name in FRAME_COLUMNS})
-        row = values[0] | {"image": decode_upright(values[0]["image"])}
-        return row_frame(row, self.size)
+        return PixelRows(self.rows.reader, self.size).frames(np.array([photo]))[0]
 
 
 class FramePoints:
     """Five points of photographs in the model's frame, (N, 5, 2), from the lake's 68 landmarks."""
 
-    def __init__(
-        self, snapshot: Snapshot, row_ids: np.ndarray, network: LossNetworkName, frame_size: int
-    ) -> None:
-        self._landmarks = rows_of(snapshot, row_ids, "landmarks_68", (68, 2))
-        scanned = snapshot.scan(["width", "height"])
-        sizes = np.stack([scanned[name].to_numpy() for name in ("width", "height")], axis=1)
-        order = np.argsort(scanned["_rowid"].to_numpy())
-        found = np.searchsorted(scanned["_rowid"].to_numpy(), row_ids, sorter=order)
-        self._sizes_N2 = sizes[order[found]]
+    def __init__(self, reader: RowReader, network: LossNetworkName, frame_size: int) -> None:
+        self._landmarks = rows_of(reader, "landmarks_68", (68, 2))
+        read = reader.read(np.arange(len(reader)), ["width", "height"])
+        self._sizes_N2 = np.stack([read[name].to_numpy() for name in ("width", "height")], axis=1)
         self._network: LossNetworkName = network
         self._frame_size = frame_size
 

@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from assets.batches import column_values
 from assets.condition import OWN_CONDITION, TARGET_COLUMN
 from assets.release import released_rows
+from assets.row_reader import RowReader
 from resources.lake.errors import LakeError
 from resources.lake.lake import Artifact, Lake
 from resources.lake.table import Snapshot
@@ -32,45 +32,36 @@ class LakeRows:
     """One fixed-size column of the named rows of a pinned snapshot, read when asked for.
 
     `lake_rows[array of N places]` gives (N, *shape), in the order asked, a place twice if it is asked twice.
-    Safe in several threads: nothing is held but the snapshot.
+    Safe in several threads and processes: nothing is held but the snapshot.
     """
 
-    def __init__(self, snapshot: Snapshot, row_ids: np.ndarray, column: str, shape: Sequence[int]) -> None:
-        self._snapshot, self._row_ids, self._column = snapshot, row_ids, column
-        self._shape = tuple(shape)
+    def __init__(self, reader: RowReader, column: str, shape: Sequence[int]) -> None:
+        self._reader, self._column, self._shape = reader, column, tuple(shape)
 
     def __len__(self) -> int:
         """How many rows there are."""
-        return len(self._row_ids)
+        return len(self._reader)
 
     def __getitem__(self, places_B: np.ndarray) -> np.ndarray:
         """Read rows. Raises LakeError when one is gone or empty at the pinned version."""
-        wanted, back = np.unique(self._row_ids[places_B], return_inverse=True)
-        values = column_values(self._snapshot.read_table(wanted.tolist(), [self._column])[self._column])
-        empty = [int(row) for row, value in zip(wanted, values, strict=True) if value is None]
-        if empty:
-            raise LakeError(
-                f"{self._column} of {self._snapshot.table.uri} is empty in row {empty[0]} at version "
-                f"{self._snapshot.version}, though it was released; run `orchard run release --force`"
-            )
-        return np.stack(values)[back].reshape(len(places_B), *self._shape)
+        read = self._reader.read(places_B, [self._column])[self._column]
+        return np.stack(self._reader.filled(self._column, read, places_B)).reshape(
+            len(places_B), *self._shape
+        )
 
 
-def rows_of(
-    snapshot: Snapshot,
-    row_ids: np.ndarray,
-    column: str,
-    shape: Sequence[int],
-    in_memory_bytes: int = IN_MEMORY_BYTES,
-) -> Rows:
-    """A column of the named rows: an array where it is small, else a reader of the lake.
+def rows_of(reader: RowReader, column: str, shape: Sequence[int], in_memory_bytes: int | None = None) -> Rows:
+    """A column of the reader's rows: an array where it is small, else a view of the lake.
 
-    `shape` is that of one row; -1 in it is what the column's length gives.
+    `shape` is that of one row; -1 in it is what the column's length gives. `in_memory_bytes` of None is
+    `IN_MEMORY_BYTES`.
     """
-    rows = LakeRows(snapshot, row_ids, column, shape)
-    field = snapshot.dataset.schema.field(column).type
-    if len(row_ids) * field.list_size * field.value_type.bit_width // 8 <= in_memory_bytes:
-        return rows[np.arange(len(row_ids))]
+    rows = LakeRows(reader, column, shape)
+    field = reader.snapshot.dataset.schema.field(column).type
+    if len(reader) * field.list_size * field.value_type.bit_width // 8 <= (
+        IN_MEMORY_BYTES if in_memory_bytes is None else in_memory_bytes
+    ):
+        return rows[np.arange(len(reader))]
     return rows
 
 
@@ -78,9 +69,10 @@ def rows_of(
 class TrainingRows:
     """N released photographs by row: latents (L, C) float16, embeddings (D,), and who they are of.
 
-    `reference_ND` is None where the lake has no such column.
+    `reader` reads any other column of them. `reference_ND` is None where the lake has no such column.
     """
 
+    reader: RowReader
     image_ids: list[str]
     people: np.ndarray
     target_NLC: Rows
@@ -94,7 +86,7 @@ def training_rows(
     release: Artifact,
     tokens: int,
     condition: str = OWN_CONDITION.column,
-    in_memory_bytes: int = IN_MEMORY_BYTES,
+    in_memory_bytes: int | None = None,
 ) -> TrainingRows:
     """The training rows of a release at the version it pinned.
 
@@ -102,20 +94,20 @@ def training_rows(
     """
     image_ids, people = released_rows(lake, release, "train")
     snapshot = lake.faces.snapshot(int(release.metadata["version"]))
-    row_ids = row_ids_of(snapshot, image_ids)
+    reader = RowReader(snapshot, row_ids_of(snapshot, image_ids))
     latents = {
-        name: rows_of(snapshot, row_ids, name, (tokens, -1), in_memory_bytes)
-        for name in (TARGET_COLUMN, condition)
+        name: rows_of(reader, name, (tokens, -1), in_memory_bytes) for name in (TARGET_COLUMN, condition)
     }
     reference = None
     if "identity_reference" in snapshot.columns:
-        reference = rows_of(snapshot, row_ids, "identity_reference", (-1,), in_memory_bytes)
+        reference = rows_of(reader, "identity_reference", (-1,), in_memory_bytes)
     return TrainingRows(
+        reader=reader,
         image_ids=image_ids,
         people=people,
         target_NLC=latents[TARGET_COLUMN],
         condition_NLC=latents[condition],
-        identity_ND=rows_of(snapshot, row_ids, "identity_embedding", (-1,), in_memory_bytes),
+        identity_ND=rows_of(reader, "identity_embedding", (-1,), in_memory_bytes),
         reference_ND=reference,
     )
 

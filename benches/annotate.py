@@ -18,14 +18,17 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import cv2
+import numpy as np
+
 import assets.batches
 import assets.condition
 import assets.masks
 from assets.planner import Planner
 from assets.stage import Row, RowModel, RowOutcome, RowStage, StageContext, StageGraph
 from benches import original_shape
-from benches.clocks import Clock, clocked, total
-from benches.measuring import write_result
+from benches.clocks import Clock, best_seconds, clocked, total
+from benches.measuring import Repetition, write_result
 from benches.storage import bytes_of
 from models.worlds.portraits import write_portraits
 from pipeline.execution import run_stages
@@ -37,6 +40,9 @@ from resources.photos.decoding import decode_upright
 from resources.photos.reasons import RowError
 
 PROFILE = "tiny"
+TRIES = 5
+"""Decodings of each photograph in the short form, the shortest of which counts."""
+
 BAR = {"times_the_original": 5.0, "overhead": 0.15, "bytes_of_the_original": 1 / 3}
 """At least so many times quicker around the models, so little over them, so few of the original's bytes."""
 
@@ -149,11 +155,7 @@ def measure(root: Path, people: int, photos_each: int, size: int) -> dict[str, A
     photos = sorted(folder.rglob("*.jpg"))
     graph = profile(PROFILE).graph()
     stages = graph.row_stages("faces")
-    scratch = Lake.open(root / "scratch", create=True)
-    models = {
-        stage.name: stage.load(StageContext(scratch, stage.resolve_weights(), "cpu", lambda text: None))
-        for stage in stages
-    }
+    models = loaded(root, stages)
     bare(photos[:2], stages, models)  # the first call of a network is slower
     alone, _, alone_digests = in_the_lake(root / "alone", folder, graph, models, together=False)
     fused, ok_rows, fused_digests = in_the_lake(root / "fused", folder, graph, models, together=True)
@@ -167,6 +169,47 @@ def measure(root: Path, people: int, photos_each: int, size: int) -> dict[str, A
         "ok_rows": ok_rows,
     }
     return facts | report(len(photos), in_bare, alone, fused, original)
+
+
+def loaded(root: Path, stages: Sequence[RowStage]) -> dict[str, RowModel]:
+    """The models of the stages, on the CPU."""
+    scratch = Lake.open(root / "scratch", create=True)
+    return {
+        stage.name: stage.load(StageContext(scratch, stage.resolve_weights(), "cpu", lambda text: None))
+        for stage in stages
+    }
+
+
+def quick(folder: Path) -> Repetition:
+    """A few portraits in a new lake against the original's shape, and decoding against OpenCV's alone."""
+    portraits = write_portraits(folder / "portraits", identities=3, photos=2, size=384, swap_pairs=0)
+    photos = sorted((portraits.root / "photos").rglob("*.jpg"))
+    graph = profile(PROFILE).graph()
+    models = loaded(folder, graph.row_stages("faces"))
+
+    def repeat() -> dict[str, float]:
+        with tempfile.TemporaryDirectory(dir=folder) as own:
+            lake, pictures = Path(own, "lake"), Path(own, "original")
+            ours, _, _ = in_the_lake(lake, portraits.root / "photos", graph, models, together=True)
+            theirs = in_the_original_shape(pictures, photos, models)
+        decoding = opencv = 0.0
+        for data in [path.read_bytes() for path in photos]:
+            decoding += best_seconds(lambda data=data: assets.batches.decode_upright(data), TRIES)
+            opencv += best_seconds(lambda data=data: _decoded_by_opencv(data), TRIES)
+        around = ours.around.without(ours.decoding or Clock())
+        return {
+            "seconds of decoding, ours over OpenCV alone": decoding / opencv,
+            "seconds around the models without decoding, the lake over the original's shape with it": (
+                around.seconds / theirs.around.seconds
+            ),
+            "bytes of the lake over those of the original's pictures": ours.bytes / theirs.bytes,
+        }
+
+    return repeat
+
+
+def _decoded_by_opencv(data: bytes) -> object:
+    return cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR_RGB)
 
 
 def in_the_original_shape(out: Path, photos: Sequence[Path], models: Mapping[str, RowModel]) -> Way:

@@ -43,6 +43,15 @@ class Clock:
         return left
 
 
+def best_seconds(work: Callable[[], object], tries: int) -> float:
+    """Shortest wall time of several tries: what a busy machine adds is left out as far as it can be."""
+    clocks = [Clock() for _ in range(tries)]
+    for clock in clocks:
+        with clock.running():
+            work()
+    return min(clock.seconds for clock in clocks)
+
+
 def total(clocks: Iterable[Clock]) -> Clock:
     """The time of several clocks together."""
     found = Clock()

@@ -29,7 +29,8 @@ from benches.synthetic_lake import (
     photo_bytes,
     synthetic_graph,
 )
-from pipeline.dagster_sync import open_instance, report_versions
+from pipeline.dagster_home import open_instance
+from pipeline.dagster_sync import report_versions
 from pipeline.execution import run_stages
 from resources.lake.ingest import ingest
 from resources.lake.lake import Lake

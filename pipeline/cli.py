@@ -10,6 +10,7 @@ from assets.batches import StageFault
 from pipeline.commands.bench import bench_app
 from pipeline.commands.check import check_command
 from pipeline.commands.cost import cost_command
+from pipeline.commands.dagster import dagster_app
 from pipeline.commands.demo import demo_command
 from pipeline.commands.diffface import diffface_command
 from pipeline.commands.doctor import doctor_command
@@ -18,6 +19,7 @@ from pipeline.commands.forget import forget_command
 from pipeline.commands.gc import gc_command
 from pipeline.commands.ingest import ingest_command
 from pipeline.commands.plan import plan_command, status_command
+from pipeline.commands.ray import ray_app
 from pipeline.commands.recipes import recipes_command
 from pipeline.commands.repair import repair_command
 from pipeline.commands.report import report_command
@@ -58,6 +60,8 @@ app.command("gc")(gc_command)
 app.command("repair")(repair_command)
 app.command("cost")(cost_command)
 app.command("doctor")(doctor_command)
+app.add_typer(dagster_app, name="dagster")
+app.add_typer(ray_app, name="ray")
 app.add_typer(weights_app, name="weights")
 app.add_typer(world_app, name="world")
 app.add_typer(bench_app, name="bench")

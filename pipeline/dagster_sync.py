@@ -6,19 +6,16 @@ the UI shows what is there; a deleted Dagster home loses history, never state.
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
-import os
-import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from assets.stage import ArtifactStage, RowStage, Stage, StageGraph
-from pipeline.options import default_home, project_root
+from pipeline.dagster_home import dagster_home, open_instance, storage_place
+from resources.lake.errors import LakeError
 from resources.lake.failpoints import crash_point
 from resources.lake.ingest import INGEST_CODE_VERSION
 from resources.lake.lake import Lake
@@ -30,9 +27,6 @@ if TYPE_CHECKING:  # importing Dagster costs a second that `orchard plan` should
     from assets.checks.catalogue import DataChecks
     from assets.planner import Planner
 
-CONFIG_NAME = "dagster.yaml"
-LAKE_FILE = "orchard_lake"
-
 DATA_VERSION = "dagster/data_version"
 CODE_VERSION = "dagster/code_version"
 USER_PROVIDED = "dagster/data_version_is_user_provided"
@@ -41,41 +35,11 @@ INPUT_POINTER = "dagster/input_event_pointer"
 """Tags in which Dagster 1.13 keeps what a materialisation was made from; tests hold us to them."""
 
 
-def dagster_home() -> Path:
-    """DAGSTER_HOME, or the project's own `.dagster`, made ready with the project's dagster.yaml."""
-    home = Path(os.environ.get("DAGSTER_HOME") or default_home()).expanduser().resolve()
-    home.mkdir(parents=True, exist_ok=True)
-    config = home / CONFIG_NAME
-    source = project_root() / CONFIG_NAME
-    if not config.exists() and source.exists():
-        shutil.copyfile(source, config)
-    return home
-
-
-@contextlib.contextmanager
-def open_instance(lake: Lake) -> Iterator[DagsterInstance | None]:
-    """The Dagster instance of this lake, or None when the home belongs to another lake.
-
-    Partition keys name shards of one lake; an instance is bound to the first lake that uses it.
-    """
-    import dagster as dg
-
-    home = dagster_home()
-    bound = home / LAKE_FILE
-    if not bound.exists():
-        bound.write_text(lake.uri, encoding="utf-8")
-    if bound.read_text(encoding="utf-8") != lake.uri:
-        yield None
-        return
-    with dg.DagsterInstance.from_config(str(home)) as instance:
-        yield instance
-
-
 def sync_instance(lake: Lake, graph: StageGraph | None = None) -> bool:
     """Make partitions of the lake's shards, and report results that Dagster does not know yet.
 
-    Without a graph only the photographs themselves are reported. Returns False when the Dagster home belongs
-    to another lake (nothing is changed there).
+    Without a graph only the photographs themselves are reported. Returns False when the Dagster home, or its
+    database, belongs to another lake (nothing is changed there).
     """
     with open_instance(lake) as instance:
         if instance is None:
@@ -85,6 +49,24 @@ def sync_instance(lake: Lake, graph: StageGraph | None = None) -> bool:
         register_partitions(instance, lake)
         report_versions(instance, lake, graph or StageGraph(()), checked=True)
     return True
+
+
+def make_ready(lake: Lake, graph: StageGraph, gpu_slots: int) -> None:
+    """Everything that webserver and daemon need of the instance: partitions, versions, the limit of the pool.
+
+    Raises LakeError when the instance belongs to another lake.
+    """
+    from assets.dagster_assets import GPU_POOL
+
+    if not sync_instance(lake, graph):
+        raise LakeError(
+            f"{storage_place(dagster_home())} belongs to another lake; give each its own, e.g. "
+            f"DAGSTER_HOME={lake.working_root}/dagster orchard ui, and a database of its own where one is set"
+        )
+    with open_instance(lake) as instance:
+        assert instance is not None  # sync_instance looked
+        # a limit of its own holds from the first run on, whatever the pool's granularity is set to
+        instance.event_log_storage.set_concurrency_slots(GPU_POOL, gpu_slots)
 
 
 def report_versions(

@@ -25,8 +25,10 @@ from packaging.requirements import Requirement
 from rich.console import Console
 from rich.table import Table
 
+from assets.stage import StageGraph
 from pipeline.doctor_probes import PROBES
 from pipeline.doctor_processes import Check, Job, run_probes
+from pipeline.doctor_providers import check_providers, check_stages
 from resources.compute.device import DeviceUnavailable, choose_device
 from resources.lake.storage import S3, Storage
 from resources.weights.errors import WeightError
@@ -66,6 +68,7 @@ def diagnose(
     *,
     lake_directory: Path | str = "orchard_data",
     device: str = "auto",
+    graph: StageGraph | None = None,
 ) -> list[Check]:
     """Look at everything that a profile needs. Takes about ten seconds, for it imports and loads all of it.
 
@@ -73,6 +76,7 @@ def diagnose(
         profile_roles: roles of model files that the profile uses, see `resources.weights.manifest`.
         lake_directory: where the lake is or will be: a path or an s3:// URI.
         device: the device that the profile asks for.
+        graph: stages of which to say where each would run; None says nothing of it.
     """
     checks = [check_python(), check_not_installed("torchvision")]
     checks += [check_system_library(name, package) for name, package in SYSTEM_LIBRARIES.items()]
@@ -85,10 +89,14 @@ def diagnose(
         if path is not None and role in PROBES:
             jobs.append(Job(f"provider {role}", role, str(path), "see the packages and libraries above"))
     jobs.append(Job("provider flux_transformer", "flux_transformer", "", _pip(f"{PROJECT}[gen]")))
+    stages: list[Check] = []
+    if graph is not None:
+        stages, compilers = check_stages(graph, device)
+        jobs += compilers
     checks += run_probes(jobs)
     remote = str(lake_directory).startswith(S3)
     lake = check_store(str(lake_directory)) if remote else check_writable(Path(lake_directory))
-    return [*checks, check_device(device), lake, note_browser()]
+    return [*checks, *check_providers(), check_device(device), *stages, lake, note_browser()]
 
 
 def check_python() -> Check:
@@ -252,6 +260,7 @@ def run_doctor(
     profile_roles: Sequence[str] = tuple(MANIFEST),
     lake_directory: Path | str = "orchard_data",
     device: str = "auto",
+    graph: StageGraph | None = None,
 ) -> int:
     """Diagnose, print, and return the exit code: 0 when all is well, 1 when a check fails.
 
@@ -260,8 +269,9 @@ def run_doctor(
         profile_roles: see `diagnose`.
         lake_directory: see `diagnose`.
         device: see `diagnose`.
+        graph: see `diagnose`.
     """
-    return report(diagnose(profile_roles, lake_directory=lake_directory, device=device), json)
+    return report(diagnose(profile_roles, lake_directory=lake_directory, device=device, graph=graph), json)
 
 
 def report(checks: Sequence[Check], json: bool) -> int:

@@ -17,6 +17,14 @@ def ran(network: Callable[[Any], Any], side: int) -> str:
     return f"loaded and ran: output {tuple(output.shape)}"
 
 
+def compiler(kind: str) -> str:
+    """Compile and run one line on a kind of device."""
+    from models.numerics import require_compiler
+
+    require_compiler(kind)
+    return "compiled and ran"
+
+
 def diffface_unet(path: str) -> str:
     """Load DiffFace's denoiser and run one step of noise."""
     from models.diffface.checkpoint import load_published_denoiser

@@ -16,6 +16,7 @@ from pathlib import Path
 
 from pipeline.doctor_networks import (
     adm_unet,
+    compiler,
     diffface_unet,
     gaze_estimator,
     ran,
@@ -246,6 +247,7 @@ PROBES: Mapping[str, Callable[[str], str]] = {"aesthetic_head_ava": aesthetic_he
     probe.__name__: probe
     for probe in (
         import_module,
+        compiler,
         face_landmarker,
         selfie_segmenter,
         centerface,

@@ -11,9 +11,8 @@ from typing import Any
 import numpy as np
 
 from assets.artifacts import UpstreamPending, run_artifact
+from assets.engine import Engine, LocalEngine, ShardWork
 from assets.planner import Planner, Retry
-from assets.runner import run_shard_stages
-from assets.shard_pass import fused_groups
 from assets.stage import ArtifactStage, RowStage, Stage, StageGraph
 from resources.lake.lake import Lake
 
@@ -39,9 +38,10 @@ class Progress:
 
 @dataclass
 class RunReport:
-    """What a run did."""
+    """What a run did; `model_seconds` is what the row stages' models took of it, wherever they ran."""
 
     computed_rows: dict[str, int] = field(default_factory=dict)
+    model_seconds: dict[str, float] = field(default_factory=dict)
     waiting_rows: dict[str, int] = field(default_factory=dict)
     waiting: dict[str, str] = field(default_factory=dict)
     seconds: float = 0.0
@@ -50,6 +50,7 @@ class RunReport:
         """The report as plain values."""
         return {
             "computed_rows": self.computed_rows,
+            "model_seconds": {name: round(value, 3) for name, value in self.model_seconds.items()},
             "waiting_rows": self.waiting_rows,
             "waiting": self.waiting,
             "seconds": round(self.seconds, 3),
@@ -66,28 +67,32 @@ def run_stages(
     retry: Retry | None = None,
     device: str = "auto",
     progress: Progress | None = None,
+    engine: Engine | None = None,
 ) -> RunReport:
     """Compute what is stale in `stages`, in topological order, and what is to be tried again.
 
-    Row stages run together where they can, shard by shard, on photographs that are decoded once. Rows and
+    Row stages run together where they can, shard by shard, on photographs that are decoded once: in this
+    process, or where another `engine` has them computed. Artifacts are always made in this process. Rows and
     artifacts that wait for a stage which is not being run are reported, not computed.
 
     Raises StageFault and LakeError; what was committed before stays.
     """
-    progress = progress or Progress()
+    progress, engine = progress or Progress(), engine or LocalEngine()
     report = RunReport()
     started = time.monotonic()
     outlook = Outlook(lake, graph, stages, shards, force, retry)
-    for step in _steps(graph, stages):
+    for step in _steps(graph, stages, engine):
         if isinstance(step, ArtifactStage):
             _run_one(outlook, step, device, progress, report)
         else:
-            _run_rows(outlook, step, device, progress, report)
+            _run_rows(outlook, step, engine, device, progress, report)
     report.seconds = time.monotonic() - started
     return report
 
 
-def _steps(graph: StageGraph, names: Collection[str]) -> Iterator[ArtifactStage | list[RowStage]]:
+def _steps(
+    graph: StageGraph, names: Collection[str], engine: Engine
+) -> Iterator[ArtifactStage | list[RowStage]]:
     """The chosen stages in topological order: artifacts one by one, row stages in groups."""
     rows: list[RowStage] = []
     for stage in graph.stages:
@@ -96,12 +101,12 @@ def _steps(graph: StageGraph, names: Collection[str]) -> Iterator[ArtifactStage 
         if isinstance(stage, RowStage):
             rows.append(stage)
         elif isinstance(stage, ArtifactStage):
-            yield from fused_groups(graph, rows)
+            yield from engine.groups(graph, rows)
             rows = []
             yield stage
         else:
             raise TypeError(f"{stage.name} is neither a row stage nor an artifact stage")
-    yield from fused_groups(graph, rows)
+    yield from engine.groups(graph, rows)
 
 
 class Outlook:
@@ -188,36 +193,53 @@ class Outlook:
 
 
 def _run_rows(
-    outlook: Outlook, stages: Sequence[RowStage], device: str, progress: Progress, report: RunReport
+    outlook: Outlook,
+    stages: Sequence[RowStage],
+    engine: Engine,
+    device: str,
+    progress: Progress,
+    report: RunReport,
 ) -> None:
+    started = time.monotonic()
     shards, rows = outlook.plan(stages)
     for stage in stages:
         progress.start(stage.name, rows[stage.name], len(shards))
     computed, waiting, seconds = Counter[str](), Counter[str](), dict.fromkeys(rows, 0.0)
-    for shard in shards:
-        results = run_shard_stages(
-            outlook.lake,
-            outlook.graph,
-            stages,
-            shard,
-            device=device,
-            force=outlook.force,
-            retry=outlook.retry,
-            report=progress.say,
-            on_rows=progress.advance,
-            earlier=outlook.latest,
-        )
+    in_models, used = dict.fromkeys(rows, 0.0), set[str]()
+    work = ShardWork(
+        outlook.lake,
+        outlook.graph,
+        stages,
+        shards,
+        device=device,
+        force=outlook.force,
+        retry=outlook.retry,
+        report=progress.say,
+        on_rows=progress.advance,
+        earlier=outlook.latest,
+    )
+    for results in engine.run(work):
         for name, result in results.items():
             computed[name] += result.computed
             waiting[name] += result.pending
             seconds[name] += result.seconds
+            in_models[name] += result.model_seconds
+            used.add(result.device_use)
     for stage in stages:
         if computed[stage.name]:
             outlook.changed_by(stage)
         if waiting[stage.name]:
             report.waiting_rows[stage.name] = waiting[stage.name]
         report.computed_rows[stage.name] = computed[stage.name]
+        report.model_seconds[stage.name] = in_models[stage.name]
         progress.finish(stage.name, computed[stage.name], seconds[stage.name])
+    busy, wall, total = sum(seconds.values()), time.monotonic() - started, computed.total()
+    if total and busy:
+        share = sum(in_models.values()) / busy
+        progress.say(
+            f"{'+'.join(rows)}: {total} rows in {wall:.1f} s, {total / wall:.1f} rows/s; "
+            f"{share:.0%} of {busy:.1f} s of work were in the models; {', '.join(sorted(used))}"
+        )
 
 
 def _run_one(

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
-from dataclasses import dataclass
+from collections.abc import Collection, Iterator, Mapping
+from dataclasses import dataclass, field, replace
 
 from assets.condition import OWN_CONDITION, ConditionNames, ConditionStageConfig, condition_stage
 from assets.diffface_config import DiffFaceSwapsConfig
@@ -34,6 +34,7 @@ from assets.triplet_scores import scores_config, triplet_scores_stage
 from assets.triplets_release import triplets_release_stage
 from models.metrics.protocol_names import JudgeName
 from pipeline.recipes import Recipe, condition_label
+from resources.compute.demand import StageResources
 
 REFERENCE = "identity_reference"
 
@@ -56,7 +57,9 @@ class Parts:
     """What a profile is made of: annotation, the base, recipes, how many rows its stages take, and judges.
 
     `judges` are the encoders that tell in `evaluation_protocol` whose face it is; one at least should be none
-    that training sees. `diffface` is None where DiffFace's networks lack or may not be used.
+    that training sees. `diffface` is None where DiffFace's networks lack or may not be used. `resources` are
+    what a process of a stage takes of a cluster, by the stage's name without recipe and condition; where
+    nothing is said, one core.
     """
 
     annotation: tuple[RowStage, ...]
@@ -65,6 +68,7 @@ class Parts:
     batches: BatchSizes = SMALL_BASE
     judges: tuple[JudgeName, ...] = ("dlib",)
     diffface: DiffFaceSwapsConfig | None = None
+    resources: Mapping[str, StageResources] = field(default_factory=dict)
 
     def recipe(self, name: str) -> Recipe:
         """The recipe of that name. Raises KeyError that lists the names."""
@@ -99,7 +103,18 @@ def build_graph(parts: Parts, names: Collection[str] = ()) -> StageGraph:
     stages.append(prompt_embeddings_stage(prompt_embeddings_config(parts.base)))
     for recipe in chosen:
         stages += _recipe_stages(parts, recipe, None if recipe is default else recipe.name, default)
-    return StageGraph(tuple(stages), recipes=tuple(recipe.name for recipe in chosen))
+    return StageGraph(
+        tuple(_with_resources(stage, parts.resources) for stage in stages),
+        recipes=tuple(recipe.name for recipe in chosen),
+    )
+
+
+def _with_resources(stage: Stage, resources: Mapping[str, StageResources]) -> Stage:
+    """The stage with what its kind takes; `latents_<condition>` takes what `latents` does."""
+    kinds = [kind for kind in resources if stage.asset == kind or stage.asset.startswith(f"{kind}_")]
+    if not isinstance(stage, RowStage) or not kinds:
+        return stage
+    return replace(stage, resources=resources[max(kinds, key=len)])
 
 
 def _names(recipe: Recipe, default: Recipe) -> ConditionNames:

@@ -27,7 +27,9 @@ JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object 
 DeviceOption = Annotated[
     str,
     typer.Option(
-        "--device", envvar="ORCHARD_DEVICE", help="auto, cpu, cuda or cuda:N. A GPU asked for must exist."
+        "--device",
+        envvar="ORCHARD_DEVICE",
+        help="auto, cpu, cuda, cuda:N, mps, xpu or xpu:N. A GPU asked for must exist.",
     ),
 ]
 StagesArgument = Annotated[

@@ -23,6 +23,7 @@ from assets.source_identity import source_identity_stage
 from assets.stage import RowStage, StageGraph
 from assets.swap_base import BaseConfig, one_file_base
 from models.aesthetics.clip_aesthetics import TRAINING_THRESHOLD
+from models.diffface.experts.weights import ExpertWeights
 from models.diffface.settings import DiffFaceSettings
 from models.faces.condition import PIXEL_CONDITION, ConditionRecipe
 from models.identity.loss_networks import FaceEncoderConfig
@@ -32,6 +33,7 @@ from models.swap.sampling_config import SamplingConfig
 from models.swap.training_recipe import TrainingRecipe
 from pipeline.graph import BatchSizes, Parts, build_graph
 from pipeline.recipes import Recipe, as_student, supervised_by_truth, with_ablations
+from resources.compute.demand import StageResources
 from resources.lake.lake import Lake
 
 DEFAULT_PROFILE = "tiny"
@@ -48,6 +50,19 @@ FULL_SIZE_PAIR_SHARD = 4096
 
 FULL_SIZE = BatchSizes(latents=8, pseudo_triplets=4, swaps=4)
 """For FLUX at 512 px: 2,560 tokens of a row fill a GPU, and a killed run loses few rows of minutes each."""
+
+
+_ANNOTATION = StageResources(num_gpus=0.5, num_cpus=4)
+_WHOLE_GPU = StageResources(num_gpus=1, num_cpus=2)
+
+FULL_SIZE_RESOURCES = {
+    # what reads photographs asks for the same throughout, so that one process decodes each of them once
+    **dict.fromkeys(("landmarks", "iris", "masks", "aesthetics", "identity_embedding"), _ANNOTATION),
+    **dict.fromkeys(("source_identity", "identity_reference", "condition", "latents"), _ANNOTATION),
+    "triplet_scores": _ANNOTATION,
+    **dict.fromkeys(("pseudo_triplets", "swaps", "diffface_swaps"), _WHOLE_GPU),
+}
+"""Processes on a Ray cluster: two that annotate share a GPU, FLUX and DiffFace have one to themselves."""
 
 
 @dataclass(frozen=True)
@@ -160,7 +175,21 @@ def tiny() -> Parts:
         one_file_base("tiny_base", swap_models.tiny()),
         (*with_ablations(recipe), supervised_by_truth(recipe)),
         judges=("world", "dlib"),
-        # no DiffFace before its small denoiser is trained: swaps by the stand-in would show nothing
+        diffface=DiffFaceSwapsConfig(
+            networks="world",
+            size=swap_models.tiny().image_size,
+            # a quarter of the published steps: a swap takes a second. Experts that hold on to the target
+            # weigh a third: on 48 pairs rank-1 of 20 was .35 (leak .35), and .27 (.58) at published weights
+            settings=DiffFaceSettings(
+                batch_size=16,
+                timestep_respacing="24",
+                skip_timesteps=4,
+                masking_threshold=7,
+                expert_weights=ExpertWeights(parsing=60, gaze=60, pixel=10, gaze_window=(2, 12)),
+                aug_num=1,
+                iterations_num=1,
+            ),
+        ),
     )
 
 
@@ -240,7 +269,15 @@ def flux_krea() -> Parts:
         size=base.model.image_size,
         settings=DiffFaceSettings(batch_size=4),
     )
-    return Parts(annotation_of_the_paper(), base, with_ablations(recipe), FULL_SIZE, judges, diffface)
+    return Parts(
+        annotation_of_the_paper(),
+        base,
+        with_ablations(recipe),
+        FULL_SIZE,
+        judges,
+        diffface,
+        FULL_SIZE_RESOURCES,
+    )
 
 
 def flux_schnell() -> Parts:
@@ -268,7 +305,14 @@ def flux_schnell() -> Parts:
         identity="schnell_identity",
         model=swap_models.flux_schnell(),
     )
-    return Parts(permissive_annotation(), base, with_ablations(recipe), FULL_SIZE, ("sface", "dlib"))
+    return Parts(
+        permissive_annotation(),
+        base,
+        with_ablations(recipe),
+        FULL_SIZE,
+        ("sface", "dlib"),
+        resources=FULL_SIZE_RESOURCES,
+    )
 
 
 PROFILES = {

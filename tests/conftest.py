@@ -14,6 +14,7 @@ import json
 import os
 import shutil
 import struct
+import sys
 import zlib
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -34,6 +35,9 @@ from resources.photos.reasons import Reason
 
 WITH_SERVER = ("test_daemon", "test_dg", "test_refresh", "test_ui")
 """End-to-end files that share one server and one lake."""
+
+WITH_CLUSTER = ("engine_ray",)
+"""Folders whose files share one cluster."""
 
 FIRST = (*WITH_SERVER, "test_object_store", "test_crash", "end_to_end", "swap")
 """Files and folders whose tests take longest: with several workers these start first."""
@@ -56,8 +60,8 @@ def pytest_collection_finish() -> None:
 
 
 def pytest_xdist_auto_num_workers() -> int:
-    """One worker more than there are cores: much of the tests of UI and daemon is waiting for the daemon."""
-    return (os.cpu_count() or 1) + 1
+    """Two workers more than there are cores: tests of UI, daemon and Ray wait for others most of the time."""
+    return (os.cpu_count() or 1) + 2
 
 
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> TogetherScheduling:
@@ -66,11 +70,13 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> TogetherSche
 
 
 class TogetherScheduling(LoadScopeScheduling):
-    """Tests of a file stay together, for they share fixtures; those of UI and daemon share a server."""
+    """Tests of a file stay together, for they share fixtures; so do those of a server, and of a cluster."""
 
     def _split_scope(self, nodeid: str) -> str:
-        file = nodeid.partition("::")[0]
-        return FIRST[0] if Path(file).stem in WITH_SERVER else file
+        file = Path(nodeid.partition("::")[0])
+        if file.parent.name in WITH_CLUSTER:
+            return file.parent.name
+        return FIRST[0] if file.stem in WITH_SERVER else str(file)
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -317,9 +323,23 @@ def make_smoke_lake(root: Path) -> SmallLake:
 @pytest.fixture(scope="session")
 def flux_files() -> ModuleType:
     """The module that writes small FLUX folders and PuLID files; only tests that use it load torch."""
-    spec = importlib.util.spec_from_file_location("flux_files", Path(__file__).with_name("flux_files.py"))
+    return module_of_the_tests("flux_files")
+
+
+@pytest.fixture(scope="session")
+def make_database() -> Iterator[Callable[[str], str]]:
+    """A function that makes a database on a real PostgreSQL server and gives its URL."""
+    with module_of_the_tests("postgres_server").running_server() as server:
+        yield server.make_database
+
+
+def module_of_the_tests(name: str) -> ModuleType:
+    """A module that lies beside this file: tests are no package."""
+    spec = importlib.util.spec_from_file_location(name, Path(__file__).with_name(f"{name}.py"))
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
+    # dataclasses look up the names of their annotations there
+    sys.modules[name] = module
     spec.loader.exec_module(module)
     return module

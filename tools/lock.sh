@@ -5,7 +5,7 @@ python=$1
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 "$python" -m venv "$work/venv"
-"$work/venv/bin/python" -m pip install --quiet --disable-pip-version-check --editable ".[faces,gen,ray,insightface,dev]"
+"$work/venv/bin/python" -m pip install --quiet --disable-pip-version-check --editable ".[faces,gen,ray,cluster,insightface,dev]"
 {
   echo "# Every package of every extra, written by \`make lock\`. Used as pip constraints: see tools/install.sh."
   # a local build tag such as +cpu belongs to one machine's wheel, not to the version

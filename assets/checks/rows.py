@@ -80,13 +80,15 @@ class StageShard:
 
         `row_bytes` is the size of one row and bounds how many are read together.
         """
-        chosen = None
+        chosen, fragments = None, None
         if self.shard is not None and not everywhere:
+            fragments = self.snapshot.fragments_of(self.shard)
             chosen = "shard = '" + self.shard.replace("'", "''") + "'"
         rows = BATCH_ROWS if not row_bytes else max(16, min(BATCH_ROWS, BATCH_BYTES // row_bytes))
         scanner = self.snapshot.dataset.scanner(
             columns=list(columns),
             filter=chosen,
+            fragments=fragments,
             batch_size=rows,
             scan_in_order=True,
             # of a shard's neighbours in a table not even the values are read

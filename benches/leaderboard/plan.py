@@ -103,7 +103,7 @@ ENTRANTS = (
 
 
 def bench_parts(plan: Plan, seed: int = 0) -> Parts:
-    """The profile `tiny` with the plan's longer training, its first weights, data order and pairs by seed."""
+    """The profile `tiny` with the plan's steps and triplets; first weights, data order and pairs by seed."""
     parts = tiny()
     own = parts.recipes[0]
     recipe = own.varied(

@@ -45,6 +45,7 @@ def guided_prediction(
     experts: Sequence[tuple[Expert, Sequence[Prepared]]],
     settings: DiffFaceSettings,
     moment: Moment,
+    guidance_scale: float = 1.0,
 ) -> Guided:
     """Predict a step and ask the experts; one pass forward and one back serve both.
 
@@ -56,6 +57,7 @@ def guided_prediction(
         experts: each with what it prepared for every row.
         settings: weights, views, limit.
         moment: step, and random numbers of every row.
+        guidance_scale: factor on all weights.
     """
     index = moment.index
     at = guidance_index(schedule, index, settings)
@@ -74,6 +76,7 @@ def guided_prediction(
             expert.name: expert.loss_B(images, prepared, settings, moment) for expert, prepared in speaking
         }
         total = sum((weights[name] * loss.sum() for name, loss in losses.items()), x.new_zeros(()))
+        total = total * guidance_scale
         (slope,) = torch.autograd.grad(total, x)
     finite = torch.isfinite(slope).flatten(1).all(dim=1)
     gradient = torch.where(finite[:, None, None, None], -slope, 0.0)

@@ -55,6 +55,7 @@ def sample(
     inputs: SamplingInputs,
     settings: DiffFaceSettings,
     watch: Watch | None = None,
+    guidance_scale: float = 1.0,
 ) -> Sampled:
     """Sample a batch from the noised targets.
 
@@ -65,8 +66,9 @@ def sample(
         inputs: of the batch.
         settings: of the swap.
         watch: called at every step.
+        guidance_scale: factor on all experts' weights.
     """
-    loop = _Loop(denoiser, schedule, experts, inputs, settings)
+    loop = _Loop(denoiser, schedule, experts, inputs, settings, guidance_scale)
     with torch.inference_mode(mode=False), torch.no_grad():
         return loop.run(watch)
 
@@ -79,12 +81,14 @@ class _Loop:
         experts: Sequence[tuple[Expert, Sequence[Prepared]]],
         inputs: SamplingInputs,
         settings: DiffFaceSettings,
+        guidance_scale: float,
     ) -> None:
         self._denoiser = denoiser
         self._schedule = schedule
         self._experts = experts
         self._inputs = inputs
         self._settings = settings
+        self._guidance_scale = guidance_scale
         self._reasons: list[StopReason | None] = [None] * len(inputs.draws)
 
     def run(self, watch: Watch | None) -> Sampled:
@@ -101,6 +105,7 @@ class _Loop:
                 self._experts,
                 self._settings,
                 moment,
+                self._guidance_scale,
             )
             x = self._step(x, guided, moment)
             predicted = guided.prediction.x0_BCHW

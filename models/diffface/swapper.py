@@ -47,12 +47,20 @@ class DiffFaceSwapper:
         experts: any of `models.diffface.experts`, under different names, on the denoiser's device. An
             `IdentityExpert` also measures distances, without which repeats are not ranked; figures, and a
             background that is not enforced, need a `ParsingExpert`.
+        guidance_scale: factor on all experts' weights, for a denoiser of another size than the published one,
+            for which the weights' defaults are made.
 
     Raises:
         ValueError: two experts of one name.
     """
 
-    def __init__(self, denoiser: Denoiser, schedule: NoiseSchedule, experts: Sequence[Expert]) -> None:
+    def __init__(
+        self,
+        denoiser: Denoiser,
+        schedule: NoiseSchedule,
+        experts: Sequence[Expert],
+        guidance_scale: float = 1.0,
+    ) -> None:
         names = [expert.name for expert in experts]
         if len(set(names)) < len(names):
             raise ValueError(f"experts must have names of their own, got {names}")
@@ -60,6 +68,7 @@ class DiffFaceSwapper:
         self._device = next(denoiser.parameters()).device
         self._schedule = schedule
         self._experts = tuple(experts)
+        self._guidance_scale = guidance_scale
         self._measure = next((expert for expert in experts if isinstance(expert, IdentityExpert)), None)
         self._parsing = next((e.parsing for e in experts if isinstance(e, ParsingExpert)), None)
 
@@ -185,7 +194,13 @@ class DiffFaceSwapper:
                 draws=[Draw(settings.seed, inputs.row_numbers[row], repeat) for row, repeat in batch],
             )
         sampled = sample(
-            self._denoiser, schedule, experts, batch_inputs, settings, watch if figures else None
+            self._denoiser,
+            schedule,
+            experts,
+            batch_inputs,
+            settings,
+            watch if figures else None,
+            self._guidance_scale,
         )
         images = self._finish(inputs, rows, sampled.x_BCHW, settings)
         for place, reason in enumerate(sampled.reasons):

@@ -66,7 +66,7 @@ class ExpertRecipe(FrozenConfig):
 
 
 PARSER_RECIPE = ExpertRecipe()
-GAZE_RECIPE = ExpertRecipe(steps=400)
+GAZE_RECIPE = ExpertRecipe(steps=2400)
 
 
 def draw_faces(

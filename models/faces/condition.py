@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import Literal
 
 import cv2
 import numpy as np
+from numpy.typing import NDArray
 from PIL import Image as PillowImage
 from PIL import ImageDraw, ImageFilter
 from pydantic import BaseModel, ConfigDict, Field
@@ -127,7 +129,15 @@ def condition_masks(parsing_HW: np.ndarray, visible_HW: np.ndarray) -> tuple[Mas
         face_mask, glasses_mask, both bool (H, W); the glasses are part of the face.
     """
     visible = require_mask(visible_HW, parsing_HW.shape, "visible_HW")
-    return np.isin(parsing_HW, FACE_CLASSES) & visible, (parsing_HW == GLASSES_CLASS) & visible
+    return is_face(parsing_HW) & visible, (parsing_HW == GLASSES_CLASS) & visible
+
+
+_IS_FACE = np.isin(np.arange(256), FACE_CLASSES).astype(np.uint8)
+
+
+def is_face(parsing_HW: NDArray[np.uint8]) -> Mask:
+    """Pixels of the classes that the paper hides, bool (H, W), of class codes, uint8 (H, W)."""
+    return cv2.LUT(parsing_HW, _IS_FACE).view(np.bool_)
 
 
 def condition_image(
@@ -170,16 +180,36 @@ def condition_image(
     iris = require_points(iris_10, (10, 2), "iris_10")
 
     result = image.copy()
-    result[face] = _replacement(image, config)[face]
+    box = _box(face)
+    if box is not None:
+        _put(result[box], _replacement(image, config, box), face[box])
     if config.draw_landmarks:
-        result[landmark_dots(landmarks, size, config.landmark_radius)] = LANDMARK_COLOUR
+        _draw_landmarks(result, landmarks, config.landmark_radius, LANDMARK_COLOUR)
     if config.draw_iris:
-        result[iris_dots(iris, size, config.iris_radius)] = IRIS_COLOUR
-    if glasses.any():
-        colour = np.full_like(result, GLASSES_COLOUR)
-        tinted = cv2.addWeighted(result, 1 - GLASSES_OPACITY, colour, GLASSES_OPACITY, 0)
-        result[glasses] = tinted[glasses]
+        result[_stamped(_pixels(iris, size), size, *_iris_stamp(config.iris_radius))] = IRIS_COLOUR
+    box = _box(glasses)
+    if box is not None:
+        colour = np.full_like(result[box], GLASSES_COLOUR)
+        tinted = cv2.addWeighted(result[box], 1 - GLASSES_OPACITY, colour, GLASSES_OPACITY, 0)
+        _put(result[box], tinted, glasses[box])
     return result
+
+
+Box = tuple[slice, slice]
+"""Rows and columns of a part of a picture."""
+
+
+def _box(mask: Mask) -> Box | None:
+    """The smallest part of the picture that holds the whole mask; None where it is empty."""
+    rows, columns = (np.flatnonzero(mask.any(axis=axis)) for axis in (1, 0))
+    if not len(rows):
+        return None
+    return slice(int(rows[0]), int(rows[-1]) + 1), slice(int(columns[0]), int(columns[-1]) + 1)
+
+
+def _put(picture: Image, other: cv2.typing.MatLike, mask: Mask) -> None:
+    """Take over the other picture's pixels where the mask is; ten times as fast as indexing by the mask."""
+    cv2.copyTo(other, mask.view(np.uint8), picture)
 
 
 def condition_images(
@@ -212,14 +242,8 @@ def landmark_dots(landmarks: Points, size: tuple[int, int], radius: int | None) 
         size: (height, width).
         radius: r; 0 for single pixels, None for the paper's rule.
     """
-    if radius is None:
-        radius = max(min(size) // LANDMARK_SIDE_DIVISOR, 1)
     canvas = np.zeros(size, np.uint8)
-    for x, y in _pixels(landmarks, size):
-        if radius == 0:
-            cv2.rectangle(canvas, (x, y), (x, y), 255, thickness=-1)
-        else:
-            cv2.circle(canvas, (x, y), radius, 255, thickness=2 * radius)
+    _draw_landmarks(canvas, landmarks, radius, 255)
     return canvas > 0
 
 
@@ -233,38 +257,92 @@ def iris_dots(iris: Points, size: tuple[int, int], radius: int | None) -> Mask:
         size: (height, width).
         radius: 0 for single pixels, None for the paper's 2.
     """
-    if radius is None:
-        radius = IRIS_RADIUS
-    canvas = PillowImage.new("L", (size[1], size[0]))
-    draw = ImageDraw.Draw(canvas)
-    for x, y in _pixels(iris, size):
-        if radius == 0:
-            draw.point((x, y), fill=255)  # Pillow draws nothing for an ellipse of one pixel
+    canvas = np.zeros(size, np.bool_)
+    canvas[_stamped(_pixels(iris, size), size, *_iris_stamp(radius))] = True
+    return canvas
+
+
+Pixels = tuple[NDArray[np.int64], NDArray[np.int64]]
+"""Rows and columns of some pixels."""
+
+
+@lru_cache
+def _landmark_stamp(radius: int) -> Pixels:
+    """A landmark dot's pixels, counted from its middle."""
+    if radius == 0:
+        return np.zeros(1, np.int64), np.zeros(1, np.int64)
+    middle = 2 * radius + 2
+    canvas = np.zeros((2 * middle + 1, 2 * middle + 1), np.uint8)
+    cv2.circle(canvas, (middle, middle), radius, 255, thickness=2 * radius)
+    rows, columns = np.nonzero(canvas)
+    return rows - middle, columns - middle
+
+
+@lru_cache
+def _iris_stamp(radius: int | None) -> Pixels:
+    """An iris dot's pixels, counted from its middle."""
+    radius = IRIS_RADIUS if radius is None else radius
+    canvas = PillowImage.new("L", (2 * radius + 1, 2 * radius + 1), 255)
+    if radius:  # Pillow draws nothing for an ellipse of one pixel
+        canvas.paste(0, (0, 0, *canvas.size))
+        ImageDraw.Draw(canvas).ellipse((0, 0, 2 * radius, 2 * radius), fill=255)
+    rows, columns = np.nonzero(np.asarray(canvas))
+    return rows - radius, columns - radius
+
+
+def _stamped(
+    centres_N2: NDArray[np.int64], size: tuple[int, int], rows: NDArray[np.int64], columns: NDArray[np.int64]
+) -> Pixels:
+    """The pixels of a stamp around every centre, as far as they lie in the picture."""
+    y, x = (centres_N2[:, 1:] + rows).ravel(), (centres_N2[:, :1] + columns).ravel()
+    inside = (y >= 0) & (y < size[0]) & (x >= 0) & (x < size[1])
+    return y[inside], x[inside]
+
+
+def _draw_landmarks(
+    picture: NDArray[np.uint8], landmarks: Points, radius: int | None, colour: int | tuple[int, int, int]
+) -> None:
+    """Draw the dots: as one stamp, or by OpenCV at the border, since it cuts them in its own way."""
+    size = picture.shape[0], picture.shape[1]
+    reach = max(min(size) // LANDMARK_SIDE_DIVISOR, 1) if radius is None else radius
+    centres = _pixels(landmarks, size)
+    margin = 2 * reach + 2
+    free = ((centres >= margin) & (centres < np.array(size[::-1]) - margin)).all(axis=1)
+    picture[_stamped(centres[free], size, *_landmark_stamp(reach))] = colour
+    for x, y in centres[~free].tolist():
+        if reach == 0:
+            cv2.rectangle(picture, (x, y), (x, y), colour, thickness=-1)
         else:
-            draw.ellipse((x - radius, y - radius, x + radius, y + radius), fill=255)
-    return np.asarray(canvas) > 0
+            cv2.circle(picture, (x, y), reach, colour, thickness=2 * reach)
 
 
-def _pixels(points_N2: Points, size: tuple[int, int]) -> list[tuple[int, int]]:
-    """The (column, row) that holds each point; far-away points are brought near enough for the drawing
-    libraries."""
+def _pixels(points_N2: Points, size: tuple[int, int]) -> NDArray[np.int64]:
+    """The (column, row) that holds each point, (N, 2); far-away points are brought near enough for OpenCV."""
     height, width = size
     reach = max(height, width)
-    columns_rows = np.floor(points_N2)
-    columns_rows = np.clip(columns_rows, -reach, (width + reach, height + reach)).astype(int)
-    return [(int(x), int(y)) for x, y in columns_rows]
+    return np.clip(np.floor(points_N2), -reach, (width + reach, height + reach)).astype(np.int64)
 
 
-def _replacement(image: Image, config: ConditionRecipe) -> Image:
-    """What stands where the face was, uint8 (H, W, 3)."""
-    picture = PillowImage.fromarray(image)
+def _replacement(image: Image, config: ConditionRecipe, box: Box) -> Image:
+    """What stands where the face was, of the part of the picture inside the box, uint8 RGB."""
+    rows, columns = box
     match config.variant:
         case "downsample":
-            squeezed = picture.resize(
-                (config.downsample_size, config.downsample_size), PillowImage.Resampling.LANCZOS
-            )
-            return np.asarray(squeezed.resize(picture.size, PillowImage.Resampling.LANCZOS))
+            return _squeezed(image, config.downsample_size, box)
         case "blur":
-            return np.asarray(picture.filter(ImageFilter.GaussianBlur(config.blur_radius)))
+            blurred = PillowImage.fromarray(image).filter(ImageFilter.GaussianBlur(config.blur_radius))
+            return np.ascontiguousarray(np.asarray(blurred)[box])
         case "mask":
-            return np.zeros_like(image)
+            return np.zeros((rows.stop - rows.start, columns.stop - columns.start, 3), np.uint8)
+
+
+def _squeezed(image: Image, side: int, box: Box) -> Image:
+    """The picture squeezed to `side` pixels and back with LANCZOS, inside the box."""
+    height, width = image.shape[:2]
+    if side <= min(height, width):
+        from models.faces.squeezing import squeezed_and_back  # loads numba, which most commands do without
+
+        return squeezed_and_back(image, side, *box)
+    lanczos = PillowImage.Resampling.LANCZOS
+    squeezed = PillowImage.fromarray(image).resize((side, side), lanczos)
+    return np.ascontiguousarray(np.asarray(squeezed.resize((width, height), lanczos))[box])

@@ -10,8 +10,7 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
-from models.faces.condition import ConditionRecipe, condition_image
-from models.faces.constants import FACE_CLASSES, GLASSES_CLASS
+from models.faces.condition import ConditionRecipe, condition_image, condition_masks
 
 
 @dataclass(frozen=True)
@@ -67,13 +66,13 @@ def face_frame(
     scale = np.array([size / width, size / height], np.float32)
 
     def nearest(mask: np.ndarray) -> np.ndarray:
-        return cv2.resize(mask.astype(np.uint8), (size, size), interpolation=cv2.INTER_NEAREST).astype(bool)
+        return cv2.resize(mask.view(np.uint8), (size, size), interpolation=cv2.INTER_NEAREST).view(np.bool_)
 
-    visible = visible_HW.astype(bool)
+    face, glasses = condition_masks(parsing_HW, visible_HW)
     return FaceFrame(
         image=square_picture(image, size),
-        face_mask=nearest(np.isin(parsing_HW, FACE_CLASSES) & visible),
-        glasses_mask=nearest((parsing_HW == GLASSES_CLASS) & visible),
+        face_mask=nearest(face),
+        glasses_mask=nearest(glasses),
         landmarks_68=(landmarks_68 * scale).astype(np.float32),
         iris_10=(iris_10 * scale).astype(np.float32),
     )

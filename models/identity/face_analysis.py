@@ -36,7 +36,20 @@ also look at 128 pixels."""
 
 SCORE_THRESHOLD = 0.5
 
-CPU_PROVIDER, CUDA_PROVIDER = "CPUExecutionProvider", "CUDAExecutionProvider"
+CPU_PROVIDER = "CPUExecutionProvider"
+GPU_PROVIDERS = {
+    "cuda": {
+        "CUDAExecutionProvider": "onnxruntime-gpu",
+        "MIGraphXExecutionProvider": "onnxruntime-migraphx",
+        "ROCMExecutionProvider": "onnxruntime-rocm",
+    },
+    "xpu": {"OpenVINOExecutionProvider": "onnxruntime-openvino"},
+    "mps": {"CoreMLExecutionProvider": "onnxruntime"},
+}
+"""onnxruntime's providers for torch's kinds of GPU, the first that is there is taken; and who has each."""
+
+NUMBERED = ("cuda",)
+"""Kinds of GPU whose providers take `device_id`."""
 
 BATCH_SIZE = 32
 """Chips per pass of an embedder that takes several."""
@@ -96,7 +109,7 @@ def find_pack(folder: str | Path) -> Path:
 
 
 def execution_providers(device: str) -> list[Any]:
-    """onnxruntime's providers for a torch device name; "cuda" keeps the CPU for what has no GPU kernel.
+    """onnxruntime's providers for a torch device name; a GPU keeps the CPU for what has no GPU kernel.
 
     Raises:
         FaceAnalysisError: this onnxruntime has no provider for the device.
@@ -107,14 +120,17 @@ def execution_providers(device: str) -> list[Any]:
     available = onnxruntime.get_available_providers()
     if kind == "cpu":
         return [CPU_PROVIDER]
-    if kind != "cuda":
-        raise FaceAnalysisError(f"onnxruntime runs on 'cpu' or 'cuda', not on {device!r}")
-    if CUDA_PROVIDER not in available:
+    if kind not in GPU_PROVIDERS:
+        raise FaceAnalysisError(f"onnxruntime runs on 'cpu' or {', '.join(GPU_PROVIDERS)}, not on {device!r}")
+    wanted = GPU_PROVIDERS[kind]
+    provider = next((name for name in wanted if name in available), None)
+    if provider is None:
         raise FaceAnalysisError(
             f"{device!r} was asked for, but this onnxruntime has only {', '.join(available)}: "
-            "install onnxruntime-gpu in place of onnxruntime, or ask for 'cpu'"
+            f"install {' or '.join(dict.fromkeys(wanted.values()))} in place of onnxruntime, or ask for 'cpu'"
         )
-    return [(CUDA_PROVIDER, {"device_id": int(number or 0)}), CPU_PROVIDER]
+    options = {"device_id": int(number or 0)} if kind in NUMBERED else {}
+    return [(provider, options), CPU_PROVIDER]
 
 
 class LocalFaceAnalysis:
@@ -122,7 +138,7 @@ class LocalFaceAnalysis:
 
     Args:
         folder: holds `scrfd_10g_bnkps.onnx` and `glintr100.onnx`; see `find_pack`.
-        device: "cpu", "cuda" or "cuda:N".
+        device: torch device name, such as "cpu" or "cuda:0".
         detection_size: side of the square the photo is fitted into.
         score_threshold: detector score below which there is no face.
         threads: threads of each network on the CPU; 0 lets onnxruntime choose.
@@ -147,7 +163,7 @@ class LocalFaceAnalysis:
         providers = execution_providers(device)
         self._analysis = _open(pack, providers, threads)
         self._embedder: Any = self._analysis.models["recognition"]
-        _check(self._analysis, pack, CUDA_PROVIDER if len(providers) > 1 else CPU_PROVIDER)
+        _check(self._analysis, pack, CPU_PROVIDER if len(providers) == 1 else providers[0][0])
         self._analysis.prepare(
             ctx_id=0, det_thresh=score_threshold, det_size=(detection_size, detection_size)
         )
@@ -229,7 +245,7 @@ def _check(analysis: FaceAnalysis, pack: Path, provider: str) -> None:
         if actual[0] != provider:
             raise FaceAnalysisError(
                 f"{file_name} should run on {provider}, but onnxruntime fell back to {', '.join(actual)}: "
-                "its CUDA libraries did not load"
+                "its GPU libraries did not load"
             )
     detector: Any = analysis.models["detection"]
     if not detector.use_kps:

@@ -73,7 +73,7 @@ def choose_attention(
     where = f"{device.type} in {str(dtype).removeprefix('torch.')}"
     if requested == "auto":
         half = dtype in (torch.float16, torch.bfloat16)
-        if device.type == "cuda" and half and not any(_refusals("flash", device, dtype, head_dims)):
+        if device.type != "cpu" and half and not any(_refusals("flash", device, dtype, head_dims)):
             choice = AttentionChoice("flash", f"auto: flash attention runs on {where}")
         else:
             choice = AttentionChoice("sdpa", f"auto: torch chooses the kernel call by call on {where}")

@@ -26,3 +26,9 @@ class ExecutionConfig(FrozenConfig):
         description="Compute the condition branch once per picture where the weights allow it "
         "(independent_condition), or with every step.",
     )
+    reader_processes: int = Field(
+        default=0,
+        ge=0,
+        description="Processes that read a training's batches ahead, for each process that trains; 0 reads "
+        "in a thread of it.",
+    )

@@ -91,5 +91,5 @@ def _token_ids(tokenizer: Any, prompts: Sequence[str], length: int) -> Tensor:
 
 def _free() -> None:
     """Give the memory of an encoder that nobody refers to any more back, before the next one is loaded."""
-    if torch.cuda.is_available():
-        torch.cuda.empty_cache()
+    if torch.accelerator.is_available():
+        torch.accelerator.empty_cache()

@@ -16,7 +16,7 @@ from models.swap.data import TrainingBatch, TrainingData
 from models.swap.lora_files import apply_lora, lora_state
 from models.swap.losses import LossNetworks
 from models.swap.optimisers import MovingAverage
-from models.swap.reading import ReadBatch, read_batches
+from models.swap.reading import ONE_THREAD, ReadBatch, Readers, read_batches
 from models.swap.step import BatchVelocity, RowLosses, StepRows, draw_step, row_losses
 from models.swap.training_recipe import TrainingRecipe
 from models.swap.training_run import TrainingRun, accelerator_on, need_finite, own_rows
@@ -61,6 +61,7 @@ def train(
     provenance: Mapping[str, str] | None = None,
     device: str = "cpu",
     read_ahead: int = 1,
+    readers: Readers = ONE_THREAD,
     on_resume: Callable[[list[StepLosses]], None] | None = None,
     on_step: Callable[[int, StepLosses], None] | None = None,
     on_half_saved: Callable[[int], None] | None = None,
@@ -84,7 +85,8 @@ def train(
         initial_lora: adapters to start from (the teacher's, for a student).
         provenance: digests of base and data; a resume with other ones is refused.
         device: "cpu" keeps to the CPU even where there is a GPU; anything else takes accelerate's choice.
-        read_ahead: batches read before their time; decides nothing but waiting.
+        read_ahead: batches that each reader has read before their time; decides nothing but waiting.
+        readers: threads or processes that read them.
         on_resume: called once before the first step with the losses of the steps that are done already.
         on_step: called with the 1-based step and its losses.
         on_half_saved: called with the step whenever a state is half written, so that tests can kill there.
@@ -120,7 +122,7 @@ def train(
     black_1LC = black_latents_LC.to(accelerator.device)[None]
     loop = _Loop(accelerator, run.forward, recipe, codec, networks, black_1LC)
     with run.logging():
-        for read in read_batches(data, recipe, loop.rows, run.steps, ahead=read_ahead):
+        for read in read_batches(data, recipe, loop.rows, run.steps, ahead=read_ahead, readers=readers):
             step, numbers = read.step, run.step(read, loop.gradients)
             interval = recipe.validation_interval
             if validation is not None and interval is not None and step % interval == 0:

@@ -11,6 +11,7 @@ import dagster as dg
 from pydantic import Field
 
 from assets.dagster_assets import GPU_POOL, register_partitions
+from assets.engine import make_engine
 from assets.stage import StageGraph
 from pipeline.automation.settings import AutomationSettings, defined_profile, refreshed_stages
 from pipeline.profiles import profile
@@ -142,7 +143,11 @@ def refresh_lake(context: dg.OpExecutionContext, config: RefreshConfig, lake: La
     graph = profile(config.profile or defined_profile()).graph_of(opened)
     stages = refreshed_stages(graph, config.stages or AutomationSettings.from_environment().stages)
     ingested = _discover_for_dagster(context, opened, graph, config.prune)
-    done = run_stages(opened, graph, stages, device=lake.device, progress=LogProgress())
+    choice = lake.engine_choice()
+    context.log.info(f"engine {choice.name}: {choice.reason}")
+    done = run_stages(
+        opened, graph, stages, device=lake.device, progress=LogProgress(), engine=make_engine(choice)
+    )
     register_partitions(context.instance, opened)
     report_versions(context.instance, opened, graph)
     context.log.info("computed %s", done.as_json())

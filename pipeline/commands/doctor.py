@@ -24,6 +24,8 @@ def doctor_command(
 ) -> None:
     """Load every provider for real: packages, system libraries, weights, detectors, device.
 
+    Then say of each stage what it would run on: library, device and number format.
     Exit code 1 when something a profile needs is missing; each line then names the remedy.
     """
-    raise typer.Exit(run_doctor(json, find_profile(profile).weights(), lake, device))
+    chosen = find_profile(profile)
+    raise typer.Exit(run_doctor(json, chosen.weights(), lake, device, chosen.graph()))

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import contextlib
-import sqlite3
-from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from pipeline.dagster_sync import dagster_home, open_instance, sync_instance
+from pipeline.dagster_home import open_instance
+from pipeline.dagster_storage import compact, delete_runless_events
+from pipeline.dagster_sync import sync_instance
 from pipeline.options import DEFAULT_LAKE, JsonOption, LakeOption, UsageError, open_lake, print_json
 from resources.lake.forget import ForgetReport, find_photographs, forget
 from resources.lake.lake import Lake
@@ -55,21 +54,16 @@ def forget_command(
 
 
 def empty_history(lake: Lake) -> bool:
-    """Empty the event log of the lake's Dagster home, whose previews show photographs, and fill it anew.
+    """Empty the event log of the lake's Dagster instance, whose previews show photographs, and fill it anew.
 
-    Returns False when the home belongs to another lake.
+    Returns False when the instance belongs to another lake.
     """
     with open_instance(lake) as instance:
         if instance is None:
             return False
         instance.wipe()
-    for path in sorted(Path(dagster_home()).rglob("*.db")):
-        with contextlib.closing(sqlite3.connect(path, isolation_level=None)) as database:
-            # Dagster leaves the events that belong to no run, those of `orchard run` among them
-            if database.execute("SELECT 1 FROM sqlite_master WHERE name = 'event_logs'").fetchone():
-                database.execute("DELETE FROM event_logs")
-            database.execute("VACUUM")  # without it the pages of deleted events stay in the file
-            database.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+        delete_runless_events(instance)
+        compact(instance)  # without it the pages of deleted events stay on the disk
     return sync_instance(lake)
 
 

@@ -6,6 +6,7 @@ from typing import Annotated
 
 import typer
 
+from assets.engine import make_engine
 from assets.planner import Retry
 from pipeline.dagster_sync import sync_instance
 from pipeline.execution import run_stages
@@ -27,6 +28,7 @@ from pipeline.options import (
     print_json,
 )
 from pipeline.progress import make_progress
+from resources.compute.engine_choice import choose_engine
 from resources.lake.lake import Lake
 from resources.lake.recipes import of_recipe
 from resources.lake.schema import Status
@@ -54,6 +56,30 @@ def run_command(
         ),
     ] = None,
     device: DeviceOption = "auto",
+    engine: Annotated[
+        str | None,
+        typer.Option(
+            "--engine",
+            help="local: in this process; ray: row stages on a Ray cluster. Else ORCHARD_ENGINE.",
+            show_default="local",
+        ),
+    ] = None,
+    ray_address: Annotated[
+        str | None,
+        typer.Option(
+            "--ray-address",
+            metavar="HOST:PORT",
+            help="An existing Ray cluster, else ORCHARD_RAY_ADDRESS, else this machine's own, on loopback.",
+        ),
+    ] = None,
+    ray_actors: Annotated[
+        int | None,
+        typer.Option(
+            "--ray-actors",
+            min=1,
+            help="Processes of a stage at most, else ORCHARD_RAY_ACTORS, else as many as the cluster holds.",
+        ),
+    ] = None,
     json: JsonOption = False,
 ) -> None:
     """Compute every stale row and artifact, upstream first; with nothing stale it computes nothing.
@@ -66,6 +92,7 @@ def run_command(
         orchard run landmarks iris --shard shard-00003
         orchard run landmarks --retry quarantined:no_face
         orchard run --recipe inpainting
+        orchard run landmarks --engine ray --ray-actors 4
     """
     chosen = parse_retry(retry) if retry is not None else None
     if force and chosen:
@@ -74,6 +101,13 @@ def run_command(
     if recipe is not None:
         stages = recipe_stages(opened, profile, recipe, stages)
     graph = open_graph(opened, profile, stages)
+    try:
+        where = choose_engine(engine, ray_address, ray_actors)
+    except ValueError as error:
+        raise UsageError(str(error)) from error
+    progress = make_progress()
+    if where.name != "local":
+        progress.say(f"engine {where.name}: {where.reason}")
     report = run_stages(
         opened,
         graph,
@@ -82,7 +116,8 @@ def run_command(
         force=force,
         retry=chosen,
         device=device,
-        progress=make_progress(),
+        progress=progress,
+        engine=make_engine(where),
     )
     sync_instance(opened, graph)
     if json:

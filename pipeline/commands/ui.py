@@ -9,7 +9,8 @@ from typing import Annotated
 
 import typer
 
-from pipeline.dagster_sync import dagster_home, open_instance, sync_instance
+from pipeline.dagster_home import dagster_home, storage_place
+from pipeline.dagster_sync import make_ready
 from pipeline.options import (
     DEFAULT_LAKE,
     DEFAULT_PROFILE,
@@ -19,7 +20,6 @@ from pipeline.options import (
     open_lake,
     project_root,
 )
-from resources.lake.errors import LakeError
 
 LOOPBACK = "127.0.0.1"
 
@@ -36,19 +36,9 @@ def ui_command(
 
     It listens on the loopback interface only: Dagster has no login, and whoever reaches it can start runs.
     """
-    from assets.dagster_assets import GPU_POOL  # Dagster takes a second to import; only `ui` needs it here
-
     opened = open_lake(lake)
     graph = open_graph(opened, profile)
-    if not sync_instance(opened, graph):
-        raise LakeError(
-            f"the Dagster home {dagster_home()} belongs to another lake; give each lake its own, e.g. "
-            f"DAGSTER_HOME={opened.working_root}/dagster orchard ui"
-        )
-    with open_instance(opened) as instance:
-        assert instance is not None  # sync_instance looked
-        # an explicit limit: run-granularity pools without one are not limited at all
-        instance.event_log_storage.set_concurrency_slots(GPU_POOL, gpu_slots)
+    make_ready(opened, graph, gpu_slots)
     environment = {
         **os.environ,
         "DAGSTER_HOME": str(dagster_home()),
@@ -59,6 +49,7 @@ def ui_command(
     command += ["-m", "dagster", "dev", "-m", "pipeline.definitions"]
     command += ["-d", str(project_root()), "-h", LOOPBACK, "-p", str(port)]
     typer.echo(f"http://{LOOPBACK}:{port}  lake {opened.uri}, profile {profile}")
+    typer.echo(f"Dagster's runs and events: {storage_place(dagster_home())}")
     # a shell script's `orchard ui &` hands down ignored interrupts, and Dagster then ignores `kill` as well
     signal.signal(signal.SIGINT, signal.SIG_DFL)
     # Dagster warns of any dagster.yaml in the current folder that is not its home's

@@ -17,6 +17,16 @@ logger = logging.getLogger(__name__)
 
 DtypeName = Literal["float32", "bfloat16"]
 
+DEVICES = "auto, cpu, mps, cuda, xpu, cuda:<index> or xpu:<index>"
+"""What a device may be called."""
+
+VISIBLE = {
+    "cuda": "CUDA_VISIBLE_DEVICES",
+    "xpu": "ZE_AFFINITY_MASK",
+    "mps": "the version of macOS, which must be 14 or later",
+}
+"""What decides whether a process sees a GPU, by kind."""
+
 
 class DeviceUnavailable(RuntimeError):
     """The device that was asked for does not exist here; the message says what to do."""
@@ -27,8 +37,9 @@ class DeviceChoice:
     """Where models run.
 
     Attributes:
-        device: a torch device string: `cpu` or `cuda:<index>`.
-        dtype: name of the torch dtype for weights and activations.
+        device: a torch device string: `cpu`, `mps`, `cuda:<index>` or `xpu:<index>`.
+        dtype: the fastest torch dtype that this device has in hardware and that needs no loss scaling; a
+            stage whose numerics ask for `auto` computes in it.
         reason: one sentence, logged when the choice is made.
     """
 
@@ -41,54 +52,73 @@ def choose_device(requested: str = "auto") -> DeviceChoice:
     """Choose a device and log why.
 
     Args:
-        requested: `auto` (a GPU if there is one), `cpu`, `cuda` (the first GPU) or `cuda:<index>`.
+        requested: `auto` (a GPU if there is one, of whatever kind torch was built for), `cpu`, `mps`, `cuda`
+            or `xpu` (the first GPU), `cuda:<index>` or `xpu:<index>`. AMD's GPUs are called `cuda` by torch.
 
     Raises:
         DeviceUnavailable: a GPU was asked for and torch does not see it.
         ValueError: `requested` is none of the above.
     """
-    match = re.fullmatch(r"auto|cpu|cuda(?::(\d+))?", requested)
+    match = re.fullmatch(r"(auto|cpu|mps|cuda|xpu)|(cuda|xpu):(\d+)", requested)
     if match is None:
-        raise ValueError(f"device {requested!r} is unknown; use auto, cpu, cuda or cuda:<index>")
-    choice = _choose(requested, int(match[1] or 0))
+        raise ValueError(f"device {requested!r} is unknown; use {DEVICES}")
+    choice = _choose(requested, match[1] or match[2], int(match[3] or 0))
     logger.info("device %s, %s: %s", choice.device, choice.dtype, choice.reason)
     return choice
 
 
-def _choose(requested: str, index: int) -> DeviceChoice:
-    if requested == "cpu":
+def _choose(requested: str, kind: str, index: int) -> DeviceChoice:
+    if kind == "cpu":
         return DeviceChoice("cpu", "float32", "the CPU was asked for")
     import torch
 
-    absence = _why_no_gpu()
-    if requested == "auto" and absence:
-        return DeviceChoice("cpu", "float32", f"no GPU can be used: {absence}")
-    if absence:
+    present = torch.accelerator.current_accelerator(check_available=True)
+    if present is None and kind == "auto":
+        return DeviceChoice("cpu", "float32", f"no GPU can be used: {_why_no_gpu()}")
+    if present is None or kind not in ("auto", present.type):
+        absence = _why_no_gpu() if present is None else f"this torch's GPUs are called {present.type}"
         raise DeviceUnavailable(
             f"{requested} was asked for, but {absence}; mend that, or ask for cpu or auto"
         )
-    count = torch.cuda.device_count()
+    count = torch.accelerator.device_count()
     if index >= count:
         raise DeviceUnavailable(
-            f"{requested} was asked for, but torch sees {count} GPU(s), cuda:0 to cuda:{count - 1}; "
-            "ask for one of these, or look at CUDA_VISIBLE_DEVICES"
+            f"{requested} was asked for, but torch sees {count} GPU(s), {present.type}:0 to "
+            f"{present.type}:{count - 1}; ask for one of these, or look at {VISIBLE[present.type]}"
         )
-    name = torch.cuda.get_device_name(index)
     asked = "the first GPU that torch sees" if requested == "auto" else f"{requested} was asked for"
-    # bfloat16 in hardware came with compute capability 8.0; older GPUs would emulate it, slowly.
-    if torch.cuda.get_device_capability(index) >= (8, 0):
-        return DeviceChoice(f"cuda:{index}", "bfloat16", f"{asked}: {name}, with bfloat16 in hardware")
-    return DeviceChoice(f"cuda:{index}", "float32", f"{asked}: {name}, which has no bfloat16 in hardware")
+    if present.type == "mps":
+        return DeviceChoice(
+            "mps", "float32", f"{asked}: Apple's GPU, used in float32 unless half is asked for"
+        )
+    name = torch.get_device_module(present).get_device_name(index)
+    if _has_bfloat16(present.type, index):
+        return DeviceChoice(
+            f"{present.type}:{index}", "bfloat16", f"{asked}: {name}, with bfloat16 in hardware"
+        )
+    return DeviceChoice(
+        f"{present.type}:{index}", "float32", f"{asked}: {name}, which has no bfloat16 in hardware"
+    )
 
 
-def _why_no_gpu() -> str | None:
+def _has_bfloat16(kind: str, index: int) -> bool:
+    """Whether a GPU computes in bfloat16 itself; others would emulate it, slowly."""
     import torch
 
-    if torch.version.cuda is None:
-        return f"torch {torch.__version__} is built without CUDA"
-    if not torch.cuda.is_available() or not torch.cuda.device_count():
-        return f"torch {torch.__version__} sees no GPU (look at nvidia-smi and CUDA_VISIBLE_DEVICES)"
-    return None
+    if kind == "xpu":
+        return torch.xpu.is_bf16_supported(including_emulation=False)
+    # NVIDIA's came with compute capability 8.0; every AMD GPU that ROCm supports has it
+    return torch.version.hip is not None or torch.cuda.get_device_capability(index) >= (8, 0)
+
+
+def _why_no_gpu() -> str:
+    import torch
+
+    built = torch.accelerator.current_accelerator()
+    if built is None:
+        return f"torch {torch.__version__} is built without CUDA and for no other GPU"
+    look = {"cuda": "nvidia-smi or rocm-smi and ", "xpu": "xpu-smi and "}.get(built.type, "")
+    return f"torch {torch.__version__} sees no GPU (look at {look}{VISIBLE[built.type]})"
 
 
 def limit_threads(count: int) -> None:

@@ -10,13 +10,14 @@ from __future__ import annotations
 import contextlib
 import uuid
 from collections.abc import Collection, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import lance
 import pyarrow as pa
 from lance import LanceOperation
 from lance.commit import CommitConflictError
-from lance.file import LanceFileWriter
+from lance.file import LanceFileReader, LanceFileWriter
 from lance.fragment import DataFile, FragmentMetadata, LanceFragment, write_fragments
 
 from resources.lake.errors import CommitConflict, CommitRefused
@@ -26,6 +27,20 @@ from resources.lake.schema import LAKE_FORMAT
 from resources.lake.table import ROW_ID, Snapshot
 
 CONFLICT_MARKERS = ("conflict", "retryable", "preempted", "too many concurrent writers")
+
+
+@dataclass(frozen=True)
+class WrittenGroup:
+    """A data file that holds one column group of one fragment, and that no version names yet.
+
+    `version` is the version of the table that it was made for; `columns` are the columns' names and Arrow
+    types. It can be handed to another process, which commits it.
+    """
+
+    fragment_id: int
+    version: int
+    file_name: str
+    columns: pa.Schema
 
 
 def commit_group(
@@ -38,17 +53,63 @@ def commit_group(
 
     Raises CommitRefused when the group does not fit, CommitConflict when another writer came first.
     """
-    _check_group(snapshot, fragment_id, group)
+    _commit_file(snapshot, write_group(snapshot, fragment_id, group), properties)
+
+
+def write_group(snapshot: Snapshot, fragment_id: int, group: pa.Table) -> WrittenGroup:
+    """Write the data file of a column group, see `commit_group`; `commit_written` makes it part of the table.
+
+    Raises CommitRefused when the group does not fit.
+    """
+    _check_group(snapshot, fragment_id, group.schema, group.num_rows)
     name = f"{uuid.uuid4().hex}.lance"
     options = dict(snapshot.table.storage_options) or None
-    path = f"{snapshot.table.uri}/data/{name}"
+    path = _data_path(snapshot, name)
     with LanceFileWriter(path, schema=group.schema, version=LAKE_FORMAT, storage_options=options) as writer:
         for batch in group.to_batches():
             writer.write_batch(batch)
     crash_point("after_data_file")
-    leaf_ids = _leaf_ids(snapshot, group.schema.names)
+    return WrittenGroup(fragment_id, snapshot.version, name, group.schema)
+
+
+def commit_written(
+    snapshot: Snapshot, written: WrittenGroup, properties: dict[str, str] | None = None
+) -> None:
+    """Commit a data file that another process wrote. `snapshot` is the version that it was made for.
+
+    The file is opened first: it must be there, as long as the fragment, and of the columns that it claims.
+
+    Raises CommitRefused when it does not fit, CommitConflict when another writer came first.
+    """
+    if snapshot.version != written.version:
+        raise CommitRefused(
+            f"{written.file_name} was made for version {written.version} of {snapshot.table.uri}, not for "
+            f"{snapshot.version}; make it again"
+        )
+    options = dict(snapshot.table.storage_options) or None
+    path = _data_path(snapshot, written.file_name)
+    try:
+        file = LanceFileReader(path, storage_options=options)
+        rows, columns = file.num_rows(), file.metadata().schema
+    except (OSError, ValueError) as error:
+        raise CommitRefused(
+            f"{path} cannot be read here ({error}); every node of a cluster must see the lake at {path!r}"
+        ) from error
+    if not columns.equals(written.columns):
+        raise CommitRefused(f"{path} holds {columns.names}, not {written.columns.names}, or of other types")
+    _check_group(snapshot, written.fragment_id, columns, rows)
+    _commit_file(snapshot, written, properties)
+
+
+def _data_path(snapshot: Snapshot, name: str) -> str:
+    return f"{snapshot.table.uri}/data/{name}"
+
+
+def _commit_file(snapshot: Snapshot, written: WrittenGroup, properties: dict[str, str] | None) -> None:
+    fragment_id, options = written.fragment_id, dict(snapshot.table.storage_options) or None
+    leaf_ids = _leaf_ids(snapshot, written.columns.names)
     major, minor = (int(part) for part in LAKE_FORMAT.split("."))
-    data_file = DataFile(name, leaf_ids, list(range(len(leaf_ids))), major, minor, None)
+    data_file = DataFile(written.file_name, leaf_ids, list(range(len(leaf_ids))), major, minor, None)
     transaction = lance.Transaction(
         read_version=snapshot.version,
         operation=LanceOperation.DataReplacement(
@@ -115,12 +176,12 @@ def _without_rows(
     return fragment.delete(f"{ROW_ID} IN ({', '.join(map(str, doomed))})")
 
 
-def _check_group(snapshot: Snapshot, fragment_id: int, group: pa.Table) -> None:
+def _check_group(snapshot: Snapshot, fragment_id: int, columns: pa.Schema, rows: int) -> None:
     where = f"fragment {fragment_id} of {snapshot.table.uri} at version {snapshot.version}"
     expected_rows = snapshot.fragment_rows(fragment_id)
-    if group.num_rows != expected_rows:
-        raise CommitRefused(f"{where} has {expected_rows} physical rows, the group has {group.num_rows}")
-    for field in group.schema:
+    if rows != expected_rows:
+        raise CommitRefused(f"{where} has {expected_rows} physical rows, the group has {rows}")
+    for field in columns:
         index = snapshot.dataset.schema.get_field_index(field.name)
         if index < 0:
             raise CommitRefused(f"{where} has no column {field.name}; add it with ensure_columns() first")

@@ -7,7 +7,7 @@ nothing but take space, and may hold what somebody wants forgotten. Locations ar
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from typing import Any
 
 import lance
@@ -60,7 +60,11 @@ def referenced_files(table: LakeTable, versions: Iterable[int]) -> set[str]:
 
 def unreferenced_files(table: LakeTable, versions: Iterable[int]) -> list[StoredFile]:
     """Files of the table that none of the versions needs, leftovers of killed writers among them."""
-    needed = referenced_files(table, versions)
+    return files_beyond(table, referenced_files(table, versions))
+
+
+def files_beyond(table: LakeTable, needed: Collection[str]) -> list[StoredFile]:
+    """Files of the table whose locations are not among the needed ones."""
     found = stored_files(table)
     return [item for location, item in found.items() if location not in needed and _is_known(location)]
 

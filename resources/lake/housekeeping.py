@@ -12,7 +12,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
-from resources.lake.files import referenced_files, stored_files, stored_versions, unreferenced_files
+from resources.lake.files import files_beyond, referenced_files, stored_files, stored_versions
 from resources.lake.lake import Lake
 from resources.lake.leases import ensure_held
 from resources.lake.locks import alone_on_lake
@@ -130,13 +130,16 @@ def _plan_table(plan: GarbagePlan, name: str, table: LakeTable, before: float, f
     committed = stored_versions(table)
     old = [version for version in untagged_versions(table) if committed[version] <= before]
     kept = sorted(set(committed) - set(old))
+    # each version is opened once: with thousands of them, that is nearly all of the time
+    old_files, kept_files = referenced_files(table, old), referenced_files(table, kept)
     if old:
-        gone = referenced_files(table, old) - referenced_files(table, kept)
+        gone = old_files - kept_files
         stored = stored_files(table)
         files = [stored[location] for location in sorted(gone) if location in stored]
         plan.versions[name] = old
         plan.waste.append(_waste("old versions", f"{name}: {len(old)}", files))
-    orphans = [item for item in unreferenced_files(table, committed) if item.written <= files_before]
+    beyond = files_beyond(table, old_files | kept_files)
+    orphans = [item for item in beyond if item.written <= files_before]
     if orphans:
         plan.locations += [f"{name}.lance/{item.location}" for item in orphans]
         plan.waste.append(_waste("data files without a version", name, orphans))

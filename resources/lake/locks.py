@@ -32,18 +32,24 @@ R = TypeVar("R")
 
 
 def works_on_lake(function: Callable[Concatenate[Lake, P], R]) -> Callable[Concatenate[Lake, P], R]:
-    """Decorate a function that computes on the lake it is given first.
-
-    It waits while somebody cleans up. A disk that refuses a write becomes a StorageRefused, a damaged file a
-    LakeDamaged.
-    """
+    """Decorate a function that computes on the lake it is given first; see `at_work_on`."""
 
     @functools.wraps(function)
     def wrapped(lake: Lake, *args: P.args, **kwargs: P.kwargs) -> R:
-        with clear_storage_errors(lake.uri), clear_read_errors(lake.uri), _shared(lake):
+        with at_work_on(lake):
             return function(lake, *args, **kwargs)
 
     return wrapped
+
+
+@contextlib.contextmanager
+def at_work_on(lake: Lake) -> Iterator[None]:
+    """Compute on a lake: wait while somebody cleans up, and let nobody do so meanwhile.
+
+    A disk that refuses a write becomes a StorageRefused, a damaged file a LakeDamaged.
+    """
+    with clear_storage_errors(lake.uri), clear_read_errors(lake.uri), _shared(lake):
+        yield
 
 
 @contextlib.contextmanager

@@ -14,6 +14,7 @@ from typing import Any
 import lance
 import numpy as np
 import pyarrow as pa
+from lance.fragment import LanceFragment
 
 from resources.lake.arrow import compute as pc
 from resources.lake.arrow import one_piece
@@ -34,6 +35,10 @@ SCAN_BUFFER_BYTES = 256 * 1024 * 1024
 
 READ_CHUNK = 512
 """Row ids asked for in one filtered read; bounds the length of the filter expression."""
+
+
+_SHARDS_OF_FILE: dict[str, frozenset[str]] = {}
+"""Shards of the rows in a data file, by its location: names of files are never used again, so this stays."""
 
 
 @dataclass(frozen=True)
@@ -205,13 +210,51 @@ class Snapshot:
             rest = pa.Table.from_batches(held, schema or scanner.projected_schema)
             yield _with_missing(rest, columns)
 
+    def fragments_of(self, shard: str) -> list[LanceFragment]:
+        """The fragments that hold live rows of a shard, or held some once: no others need be opened for it.
+
+        With hundreds of shards this is what makes work on one shard independent of their number.
+        """
+        return [
+            fragment
+            for fragment, name in self._fragments
+            if name not in _SHARDS_OF_FILE or shard in _SHARDS_OF_FILE[name]
+        ]
+
+    @cached_property
+    def _fragments(self) -> list[tuple[LanceFragment, str]]:
+        """Every fragment with the name of the file that holds its shards, after these were looked up."""
+        column = self._field_id("shard")
+        found: list[tuple[LanceFragment, str]] = []
+        for fragment in self.dataset.get_fragments():
+            [file] = [item.path for item in fragment.data_files() if column in item.fields]
+            found.append((fragment, f"{self.table.uri}/{file}"))
+        unknown = [fragment for fragment, name in found if name not in _SHARDS_OF_FILE]
+        if unknown:
+            rows = self.dataset.scanner(
+                columns=["shard"], fragments=unknown, with_row_address=True
+            ).to_table()
+            places = np.asarray(rows[ROW_ADDRESS]) >> FRAGMENT_SHIFT
+            pairs = pa.table({"fragment": places, "shard": rows["shard"]})
+            shards: dict[int, set[str]] = {}
+            for item in pairs.group_by(["fragment", "shard"]).aggregate([]).to_pylist():
+                shards.setdefault(item["fragment"], set()).add(item["shard"])
+            for fragment, name in found:
+                if fragment.fragment_id in shards:
+                    _SHARDS_OF_FILE[name] = frozenset(shards[fragment.fragment_id])
+        return found
+
+    def _field_id(self, column: str) -> int:
+        [field] = [item for item in self.dataset.lance_schema.fields() if item.name() == column]
+        return field.id()
+
     def _scanner(
         self, columns: Sequence[str], shard: str | None, filter: str | None, **options: Any
     ) -> lance.LanceScanner:
         conditions = [f"shard = {_sql_strings([shard])}"] if shard is not None else []
         conditions += [f"({filter})"] if filter else []
         if shard is not None:  # the other shards' values are not even read: one shard of 400 costs a tenth
-            options["late_materialization"] = True
+            options |= {"late_materialization": True, "fragments": self.fragments_of(shard)}
         return self.dataset.scanner(
             columns=[name for name in columns if name.split(".")[0] in self.columns],
             filter=" AND ".join(conditions) or None,
@@ -245,6 +288,13 @@ class Snapshot:
             names = [*columns, ROW_ID]
             return pa.table({name: pa.nulls(0) for name in names})
         return pa.concat_tables(parts)
+
+    def take(self, places: np.ndarray, columns: Sequence[str]) -> pa.Table:
+        """Rows by their place among all live rows, in storage order as `scan` gives them; in the order asked.
+
+        Quicker than `read_table` for whoever knows the places, most of all for ascending ones, each once.
+        """
+        return self.dataset.take(places.tolist(), columns=list(columns))
 
     def find(self, keys: Sequence[str], columns: Sequence[str]) -> dict[str, dict[str, Any]]:
         """Rows by key: {key: {column: value}}; unknown keys are absent."""

@@ -45,6 +45,8 @@ class Reason(StrEnum):
     POLICY = "policy", "A rule about use forbids the row: consent, removal list, licence or content."
     UPSTREAM = "upstream", "A stage that this one depends on quarantined the row."
     MODEL_ERROR = "model_error", "The model raised an error on this row alone."
+    OUT_OF_MEMORY = "out_of_memory", "This row alone needs more memory than its device has."
+    PROCESS_DIED = "process_died", "The process that computed this row, alone at last, died of it."
 
 
 class RowError(Exception):

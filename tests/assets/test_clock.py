@@ -27,6 +27,8 @@ MAY_LOOK = {
     "resources/weights/ledger.py",
     # names of requests and pauses after failures; what is launched follows from the plan alone
     "pipeline/automation/sensors.py",
+    # how old the history is that a person wants deleted
+    "pipeline/commands/dagster.py",
 }
 
 

@@ -200,7 +200,7 @@ def test_profiles_name_the_networks_that_they_may_use() -> None:
         for name, found in PROFILES.items()
         if DIFFFACE_SWAPS in found.graph().names
     }
-    assert set(stages) == {"smoke", "flux-krea"}  # licences; tiny's denoiser is not trained
+    assert set(stages) == {"tiny", "smoke", "flux-krea"}  # the published weights forbid commercial use
     for name, stage in stages.items():
         assert isinstance(stage, RowStage)
         published = name == "flux-krea"

@@ -13,9 +13,9 @@ import pytest
 
 from assets import batches, runner, shard_pass
 from assets.batches import StageFault
+from assets.fusing import fused_groups
 from assets.planner import Planner, Retry
 from assets.runner import run_shard_stages
-from assets.shard_pass import fused_groups
 from assets.stage import Input, NoConfig, RowStage, StageGraph
 from pipeline.execution import run_stages
 from resources.lake.ingest import ingest

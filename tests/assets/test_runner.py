@@ -7,7 +7,7 @@ from pathlib import Path
 import pyarrow as pa
 import pytest
 
-from assets import runner
+from assets import commits, runner
 from assets.batches import StageFault
 from assets.planner import Planner
 from assets.runner import run_shard
@@ -228,7 +228,7 @@ def test_another_writer_in_between_loses_nothing(lake, graph, run_all, monkeypat
             commit_group(snapshot, fragment, group)  # somebody else writes this very group first
         commit_group(snapshot, fragment, group, properties)
 
-    monkeypatch.setattr(runner, "commit_group", contested)
+    monkeypatch.setattr(commits, "commit_group", contested)
     stage = graph["band"]
     assert isinstance(stage, RowStage)
     result = run_shard(lake, graph, stage, "shard-00000", device="cpu")

@@ -266,7 +266,9 @@ def test_how_the_base_runs_is_the_machines_business(monkeypatch: pytest.MonkeyPa
     assert execution_settings().attention == "auto"
     monkeypatch.setenv("ORCHARD_ATTENTION", "math")
     monkeypatch.setenv("ORCHARD_CONDITION_CACHE", "off")
-    assert execution_settings().model_dump() == {"attention": "math", "condition_cache": "off"}
+    monkeypatch.setenv("ORCHARD_READER_PROCESSES", "2")
+    expected = {"attention": "math", "condition_cache": "off", "reader_processes": 2}
+    assert execution_settings().model_dump() == expected
     monkeypatch.setenv("ORCHARD_ATTENTION", "fast")
     with pytest.raises(LakeError, match="ORCHARD_ATTENTION: Input should be 'auto'"):
         execution_settings()

@@ -299,10 +299,11 @@ def test_forgetting_a_photograph_takes_the_pictures_of_a_training_away(lake: Lak
 
 def test_several_gpus_of_which_one_is_used_are_told(lake: Lake, monkeypatch) -> None:
     said = {}
-    for device, count in (("cpu", 4), ("cuda:0", 1), ("cuda:0", 4)):
-        monkeypatch.setattr(torch.cuda, "device_count", lambda count=count: count)
+    for device, count in (("cpu", 4), ("cuda:0", 1), ("cuda:0", 4), ("xpu:0", 2)):
+        monkeypatch.setattr(torch.accelerator, "device_count", lambda count=count: count)
         said[device, count] = unused_gpus(StageContext(lake, {}, device, _quiet), "teacher")
     assert said["cpu", 4] == said["cuda:0", 1] == ""
+    assert "2 GPUs are visible;" in said["xpu:0", 2]
     assert "4 GPUs are visible; `accelerate launch --multi_gpu --num_processes 4" in said["cuda:0", 4]
 
 

@@ -20,7 +20,7 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -100,6 +100,7 @@ class Place:
     """A lake with its photographs and its Dagster home, all in a folder of one test."""
 
     folder: Path
+    more_settings: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def lake(self) -> Lake:
@@ -123,6 +124,7 @@ class Place:
             "ORCHARD_REFRESH_SECONDS": "1",
             "OMP_NUM_THREADS": "1",
             "NO_COLOR": "1",
+            **self.more_settings,
         }
 
     @property

@@ -208,6 +208,33 @@ def test_experts_that_are_silent_cost_no_gradient(small_diffface) -> None:
     assert not guided.losses
 
 
+def test_a_guidance_scale_is_a_factor_on_every_weight(small_diffface) -> None:
+    schedule = respaced(linear_schedule(), "10")
+    pair = small_diffface.inputs.pair(0, torch.device("cpu"))
+    weights = {"parsing": 48.0, "gaze": 32.0, "pixel": 16.0, "gaze_window": (0, 3)}
+    whole = small_diffface.settings(loss_weight=160.0, expert_weights=weights)
+    smaller = {name: value / 16 for name, value in weights.items() if name != "gaze_window"}
+    part = small_diffface.settings(loss_weight=10.0, expert_weights={**smaller, "gaze_window": (0, 3)})
+
+    def gradient(settings: DiffFaceSettings, scale: float) -> torch.Tensor:
+        guided = guided_prediction(
+            small_diffface.denoiser,
+            torch.zeros(1, 3, 32, 32),
+            pair.identity_D[None],
+            schedule,
+            [(expert, [expert.prepare(pair, settings)]) for expert in small_diffface.experts()],
+            settings,
+            Moment(2, [Draw(0, 0, 0)]),
+            scale,
+        )
+        assert set(guided.losses) == {"identity", "parsing", "gaze", "pixel"}
+        assert guided.gradient_BCHW is not None
+        return guided.gradient_BCHW
+
+    assert torch.equal(gradient(whole, 1 / 16), gradient(part, 1.0))
+    assert not torch.allclose(gradient(whole, 1.0), gradient(part, 1.0))
+
+
 def test_guidance_finds_its_step_by_number() -> None:
     even, uneven = (respaced(linear_schedule(), spacing) for spacing in ("100", "4,6"))
     faulty = DiffFaceSettings(compat=CompatConfig(index_by_scaling=True))

@@ -19,6 +19,7 @@ from models.diffface.world_expert_data import (
     mirrored_classes,
 )
 from models.diffface.world_expert_evaluation import (
+    GATE_GAZE,
     GATE_MEAN_IOU,
     angles_between,
     class_ious,
@@ -193,3 +194,14 @@ def test_shipped_parser_parses_people_it_never_saw(pool):
     for size in ("32 px", "64 px"):
         assert report[size]["mean_iou"] > GATE_MEAN_IOU
         assert report[size]["mean_iou"] == pytest.approx(stored[size]["mean_iou"], abs=0.06)
+
+
+def test_shipped_gaze_network_sees_where_strangers_look(pool):
+    """The mean of these few people stands in for that of training, whose guess is no better for it."""
+    report = evaluate_gaze(load_world_gaze(SHIPPED / "world_gaze.safetensors"), pool, pool)
+    stored = json.loads((SHIPPED / "world_gaze_gate.json").read_text())
+    assert stored["passed"]
+    assert stored["over_constant"] <= GATE_GAZE
+    assert report["over_constant"] < 0.9
+    for size in ("32 px", "64 px"):
+        assert report[size]["points_px"] < 0.7 * report[size]["points_px_constant"]

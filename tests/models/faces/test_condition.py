@@ -3,7 +3,7 @@
 import cv2
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageDraw
 from pydantic import ValidationError
 
 from models.faces.condition import (
@@ -63,6 +63,26 @@ def test_downsample_squeezes_the_whole_photo_to_8_by_8(photo, face, points) -> N
     assert (
         condition_image(repainted, face, NOTHING, points[0], points[1], PLAIN)[face] != result[face]
     ).any()
+
+
+@pytest.mark.parametrize(
+    ("height", "width", "side"),
+    [(512, 512, 8), (32, 32, 4), (300, 257, 8), (64, 91, 7), (40, 64, 50), (40, 64, 1)],
+)
+def test_any_face_is_the_whole_squeezed_pictures(height: int, width: int, side: int) -> None:
+    """Whatever part of the squeezed picture is computed, its pixels are those of the whole."""
+    rng = np.random.default_rng(height + side)
+    photo = rng.integers(0, 256, (height, width, 3), np.uint8)
+    small = Image.fromarray(photo).resize((side, side), Image.Resampling.LANCZOS)
+    whole = np.asarray(small.resize((width, height), Image.Resampling.LANCZOS))
+    config = PLAIN.model_copy(update={"downsample_size": side})
+    for number in range(40):
+        (left, right), (top, bottom) = (np.sort(rng.integers(0, end + 1, 2)) for end in (width, height))
+        bottom = top + 1 + number % 3 if number % 4 == 0 else bottom  # hidden but for a strip
+        face = np.zeros((height, width), np.bool_)
+        face[top:bottom, left:right] = rng.random(face[top:bottom, left:right].shape) < 0.8
+        drawn = condition_image(photo, face, face & False, FAR, FAR[:10], config)
+        np.testing.assert_array_equal(drawn, np.where(face[..., None], whole, photo))
 
 
 def test_downsample_size_of_one_leaves_one_colour(photo, face, points) -> None:
@@ -136,6 +156,23 @@ def test_the_papers_rule_follows_the_shorter_side(size: tuple[int, int], radius:
     ruled = landmark_dots(point, size, None)
     np.testing.assert_array_equal(ruled, landmark_dots(point, size, radius))
     assert ruled.sum() != landmark_dots(point, size, radius + 1).sum()
+
+
+@pytest.mark.parametrize("radius", [0, 1, 2, 5])
+def test_dots_are_those_of_the_drawing_libraries_wherever_they_lie(radius: int) -> None:
+    """One by one, in the middle, across the border and overlapping, against OpenCV and Pillow."""
+    rng = np.random.default_rng(radius)
+    points = rng.uniform(-8, 88, (68, 2)).astype(np.float32)
+    white, red = np.zeros((80, 64), np.uint8), Image.new("L", (64, 80))
+    for x, y in np.floor(points).astype(int).tolist():
+        if radius:
+            cv2.circle(white, (x, y), radius, 255, thickness=2 * radius)
+            ImageDraw.Draw(red).ellipse((x - radius, y - radius, x + radius, y + radius), fill=255)
+        else:
+            cv2.rectangle(white, (x, y), (x, y), 255, thickness=-1)
+            ImageDraw.Draw(red).point((x, y), fill=255)
+    np.testing.assert_array_equal(landmark_dots(points, (80, 64), radius), white > 0)
+    np.testing.assert_array_equal(iris_dots(points, (80, 64), radius), np.asarray(red) > 0)
 
 
 def test_dots_are_cut_at_the_border_and_far_points_draw_nothing() -> None:

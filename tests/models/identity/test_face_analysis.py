@@ -167,8 +167,13 @@ def test_devices_are_explicit_and_never_fall_back(
     antelope_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert execution_providers("cpu") == ["CPUExecutionProvider"]
-    with pytest.raises(FaceAnalysisError, match="not on 'mps'"):
-        execution_providers("mps")
+    with pytest.raises(FaceAnalysisError, match="not on 'tpu:0'"):
+        execution_providers("tpu:0")
+    for device, provider in (("mps", "CoreML"), ("xpu:1", "OpenVINO"), ("cuda:1", "ROCM")):
+        names = [f"{provider}ExecutionProvider", "CPUExecutionProvider"]
+        monkeypatch.setattr(onnxruntime, "get_available_providers", lambda names=names: names)
+        options = {"device_id": 1} if device == "cuda:1" else {}
+        assert execution_providers(device) == [(names[0], options), names[1]]
     monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: ["CPUExecutionProvider"])
     with pytest.raises(FaceAnalysisError, match="has only CPUExecutionProvider"):
         LocalFaceAnalysis(antelope_folder, "cuda:1")

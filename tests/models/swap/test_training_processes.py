@@ -17,7 +17,7 @@ import pytest
 import torch
 
 SCRIPT = """
-    import json, multiprocessing, os, signal, sys
+    import json, multiprocessing, os, signal, sys, traceback
     from pathlib import Path
     import numpy as np, torch
     from torch.distributed.launcher.api import LaunchConfig, elastic_launch
@@ -74,7 +74,13 @@ SCRIPT = """
         torch.save(found, root / f"{rank}.pt")
         if breaks:
             Data.breaks = True
-            step(TrainingRecipe(**variants[breaks]), root / "run-broken", Data())
+            try:
+                step(TrainingRecipe(**variants[breaks]), root / "run-broken", Data())
+            except Exception:
+                # as the interpreter of a process that was not forked does; the agent tells of whichever
+                # process it sees ended first, be it the one that lost its partner
+                traceback.print_exc()
+                raise
 
     def resumable(recipe, folder, kill_at):
         def on_step(step, losses):

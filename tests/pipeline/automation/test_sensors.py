@@ -20,7 +20,7 @@ from assets.dagster_assets import build_assets, register_partitions
 from pipeline.automation.discovery import discover, discover_job
 from pipeline.automation.sensors import StaleCursor, build_automation
 from pipeline.automation.settings import AutomationSettings
-from pipeline.dagster_sync import open_instance
+from pipeline.dagster_home import open_instance
 from pipeline.execution import run_stages
 from resources.lake.resource import LakeResource
 

@@ -20,16 +20,25 @@ from resources.compute.local import close, close_all, once_per_process
 @pytest.fixture
 def two_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
     """What torch answers on a machine with an old and a new GPU; the choice itself runs for real."""
-    monkeypatch.setattr(torch.version, "cuda", "12.8")
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    has_gpus(monkeypatch, "cuda", 2)
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda index: ("Tesla T4", "H100")[index])
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda index: ((7, 5), (9, 0))[index])
 
 
+def has_gpus(monkeypatch: pytest.MonkeyPatch, kind: str | None, count: int) -> None:
+    """Let torch be built for GPUs of a kind, or none, and see so many."""
+    built = None if kind is None else torch.device(kind)
+
+    def current_accelerator(check_available: bool = False) -> torch.device | None:
+        return built if count or not check_available else None
+
+    monkeypatch.setattr(torch.accelerator, "current_accelerator", current_accelerator)
+    monkeypatch.setattr(torch.accelerator, "device_count", lambda: count)
+
+
 @pytest.fixture
 def no_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    has_gpus(monkeypatch, None, 0)
 
 
 @pytest.mark.usefixtures("no_gpu")
@@ -39,7 +48,7 @@ def test_without_a_gpu_auto_says_why_and_cuda_fails(caplog: pytest.LogCaptureFix
     assert (choice.device, choice.dtype) == ("cpu", "float32")
     assert torch.__version__ in choice.reason
     assert choice.reason in caplog.text
-    for requested in ("cuda", "cuda:1"):
+    for requested in ("cuda", "cuda:1", "mps", "xpu"):
         with pytest.raises(
             DeviceUnavailable, match=f"{requested} was asked for, but torch .* ask for cpu or auto"
         ):
@@ -58,9 +67,34 @@ def test_with_gpus_the_asked_one_is_taken() -> None:
         choose_device("cuda:2")
 
 
-@pytest.mark.parametrize("requested", ["", "gpu", "cuda:", "cuda:-1", "CPU", "mps"])
+def test_a_driver_that_is_not_there_is_named_by_its_tool(monkeypatch: pytest.MonkeyPatch) -> None:
+    for kind, tool in (("cuda", "nvidia-smi"), ("xpu", "ZE_AFFINITY_MASK"), ("mps", "macOS")):
+        has_gpus(monkeypatch, kind, 0)
+        assert tool in choose_device("auto").reason
+
+
+def test_no_kind_of_gpu_is_taken_for_granted(monkeypatch: pytest.MonkeyPatch) -> None:
+    has_gpus(monkeypatch, "xpu", 2)
+    monkeypatch.setattr(torch.xpu, "get_device_name", lambda index: "Data Center GPU Max 1550")
+    monkeypatch.setattr(torch.xpu, "is_bf16_supported", lambda including_emulation: True)
+    for requested, device in (("auto", "xpu:0"), ("xpu:1", "xpu:1")):
+        choice = choose_device(requested)
+        assert (choice.device, choice.dtype) == (device, "bfloat16")
+    with pytest.raises(DeviceUnavailable, match="this torch's GPUs are called xpu"):
+        choose_device("cuda")
+    has_gpus(monkeypatch, "mps", 1)
+    assert (choose_device("auto").device, choose_device("mps").dtype) == ("mps", "float32")
+    # torch calls AMD's GPUs cuda, and its builds for them have no version of CUDA
+    has_gpus(monkeypatch, "cuda", 1)
+    monkeypatch.setattr(torch.version, "hip", "7.0")
+    monkeypatch.setattr(torch.version, "cuda", None)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda index: "MI300X")
+    assert (choose_device("auto").device, choose_device("auto").dtype) == ("cuda:0", "bfloat16")
+
+
+@pytest.mark.parametrize("requested", ["", "gpu", "cuda:", "cuda:-1", "CPU", "mps:0", "auto:1"])
 def test_unknown_devices_are_refused(requested: str) -> None:
-    with pytest.raises(ValueError, match="use auto, cpu, cuda or"):
+    with pytest.raises(ValueError, match="use auto, cpu, mps, cuda, xpu"):
         choose_device(requested)
 
 

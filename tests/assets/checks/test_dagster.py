@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -14,24 +13,11 @@ import pytest
 from assets.checks.catalogue import ACCOUNTING, checks_of
 from assets.dagster_assets import build_assets, build_checks, register_partitions
 from assets.stage import StageGraph
-from pipeline.profiles import profile
 from resources.lake.lake import Lake
 from resources.lake.resource import LakeResource
 
 SHARD = "shard-00001"
 PLAUSIBLE = dg.AssetCheckKey(dg.AssetKey("landmarks"), "landmarks_plausible")
-
-
-@pytest.fixture(scope="module")
-def graph() -> StageGraph:
-    return profile("smoke").graph()
-
-
-@pytest.fixture
-def lake(smoke_lake, tmp_path: Path) -> Lake:
-    """The finished lake of the profile `smoke`, to be damaged."""
-    shutil.copytree(smoke_lake.lake.uri, tmp_path / "lake")
-    return Lake.open(tmp_path / "lake")
 
 
 def out_of_the_picture(points: np.ndarray) -> np.ndarray:
