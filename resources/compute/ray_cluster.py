@@ -29,7 +29,10 @@ LOOPBACK = "127.0.0.1"
 LOOPBACK_NAMES = (LOOPBACK, "localhost", "::1")
 FOLDER_VARIABLE = "ORCHARD_RAY_FOLDER"
 START_SECONDS = 120.0
-STOP_SECONDS = 60.0
+STOP_SECONDS = 5.0
+"""How long the own cluster may take to end by itself: it has nothing to save, and Ray would wait half a
+minute for workers that do not listen."""
+
 ANSWER_SECONDS = 20.0
 """How long an existing cluster may take to accept a connection."""
 

@@ -58,7 +58,7 @@ def test_a_driver_without_the_token_is_turned_away(cluster: TwoNodes, tmp_path: 
     script = f"from resources.compute.ray_cluster import connect; connect({cluster.own.address!r}, 'tests')"
     done = subprocess.run(
         [sys.executable, "-c", script],
-        env={**os.environ, "RAY_AUTH_TOKEN_PATH": str(token)},
+        env={**os.environ, "RAY_AUTH_TOKEN_PATH": str(token), "RAY_NUM_REDIS_GET_RETRIES": "2"},
         capture_output=True,
         text=True,
         check=False,
