@@ -30,7 +30,7 @@ test: $(VENV)/.test  ## Install and run every check: format, lint, types, layers
 	@$(BIN)/python -m models.worlds.compiled
 	@echo "the linters run beside the tests; what they say follows below"
 	@nice -n 10 $(MAKE) --no-print-directory lint > $(VENV)/lint.log 2>&1 & style=$$!; \
-	$(BIN)/python -m pytest -n logical --maxprocesses 4 --dist loadscope --no-loadscope-reorder; tests=$$?; \
+	$(BIN)/python -m pytest -n logical --maxprocesses 3 --dist loadscope --no-loadscope-reorder; tests=$$?; \
 	wait $$style; style=$$?; cat $(VENV)/lint.log; \
 	echo "tests ended with $$tests, linters with $$style"; [ $$tests -eq 0 ] && [ $$style -eq 0 ]
 

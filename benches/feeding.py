@@ -111,9 +111,13 @@ def processor_time(kept: Kept, drawn: PixelRows, plain: PixelRows, repeats: int)
 
 
 def starvation(batches: Iterator[int], step_seconds: float, steps: int, warm: int) -> float:
-    """Share of a training's time that it waits for data when a step takes so long on the device."""
+    """Share of a training's time that it waits for data when a step takes so long on the device.
+
+    The first steps are not counted, but take as long: what is read ahead is there as it is later on.
+    """
     for _ in range(warm):
         next(batches)
+        time.sleep(step_seconds)
     waited, started = 0.0, time.perf_counter()
     for _ in range(steps):
         asked = time.perf_counter()
@@ -248,7 +252,7 @@ def arguments(given: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--seconds", type=float, default=3.0, help="how long each way is measured")
     parser.add_argument("--rounds", type=int, default=3, help="how often; medians are told")
     parser.add_argument("--repeats", type=int, default=10, help="batches for the processor's time")
-    parser.add_argument("--steps", type=int, default=30, help="simulated steps for the share of waiting")
+    parser.add_argument("--steps", type=int, default=60, help="simulated steps for the share of waiting")
     parser.add_argument("--result", type=Path, default=Path(__file__).parent / "results" / "feeding.json")
     return parser.parse_args(given)
 

@@ -60,8 +60,8 @@ def pytest_collection_finish() -> None:
 
 
 def pytest_xdist_auto_num_workers() -> int:
-    """Two workers more than there are cores: tests of UI, daemon and Ray wait for others most of the time."""
-    return (os.cpu_count() or 1) + 2
+    """One worker more than there are cores: tests of UI, daemon and Ray wait for others some of the time."""
+    return (os.cpu_count() or 1) + 1
 
 
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> TogetherScheduling:

@@ -19,7 +19,13 @@ from resources.weights.resolve import resolve
 ROOT = Path(__file__).resolve().parents[2]
 NOTEBOOK = ROOT / "notebooks" / "diffface.ipynb"
 LARGEST = 1_000_000
-SIZES = {"PAIRS = 2": "PAIRS = 1", "STEPS = 20": "STEPS = 8"}
+SIZES = {
+    "PAIRS = 2": "PAIRS = 1",
+    "STEPS = 20": "STEPS = 4",
+    "--masking_threshold 60 --iterations_num 2": (
+        "--masking_threshold 6 --iterations_num 1 --timestep_respacing 10 --skip_timesteps 2"
+    ),
+}
 """What is made smaller here: the committed output is of the full sizes."""
 
 OF_THE_PROGRAM = list(DiffFaceSettings.model_fields)[:13]
