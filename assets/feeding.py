@@ -30,6 +30,7 @@ from resources.lake.errors import LakeError
 from resources.lake.lake import Lake
 from resources.lake.recipes import of_recipe
 from resources.photos.reasons import RowError
+from resources.photos.recycling import recycled
 from resources.photos.stored import decode_stored
 
 if TYPE_CHECKING:  # torch loads seconds later, when something is trained
@@ -85,7 +86,8 @@ class PixelRows:
 
     def frames(self, places_B: NDArray[np.int64]) -> list[FaceFrame]:
         """Photographs with masks and points at the size."""
-        return [self._frame(row) for row in self._rows(places_B, (*PHOTOGRAPH, *ANNOTATION))]
+        rows = self._rows(places_B, (*PHOTOGRAPH, *ANNOTATION))
+        return [row_frame(row | {"image": self._decoded(row)}, self.size) for row in rows]
 
     def read(self, places_B: NDArray[np.int64]) -> PixelBatch:
         """Photographs, condition images and columns. Raises as `read_together`."""
@@ -104,20 +106,19 @@ class PixelRows:
         import torch
 
         shape = (len(rows), self.size, self.size, 3)
-        images, conditions = torch.empty(shape, dtype=torch.uint8), None
-        if self.condition is None:
-            for place, row in enumerate(rows):
-                pixels = self._decoded(row)
-                if pixels.shape[:2] != shape[1:3]:
-                    pixels = square_picture(pixels, self.size)
-                images[place] = torch.from_numpy(pixels)
-        else:
-            conditions = torch.empty(shape, dtype=torch.uint8)
-            for place, row in enumerate(rows):
-                frame = self._frame(row)
-                images[place] = torch.from_numpy(frame.image)
-                drawn = frame_condition(frame, _recipe(row[self.condition]))
-                conditions[place] = torch.from_numpy(drawn)
+        images = torch.from_numpy(recycled(*shape))
+        conditions = None if self.condition is None else torch.from_numpy(recycled(*shape))
+        for place, row in enumerate(rows):
+            here = images[place].numpy()
+            pixels = self._decoded(row, here)
+            if self.condition is not None and conditions is not None:
+                frame = row_frame(row | {"image": pixels}, self.size)
+                pixels = frame.image
+                conditions[place] = torch.from_numpy(frame_condition(frame, _recipe(row[self.condition])))
+            elif pixels.shape[:2] != shape[1:3]:
+                pixels = square_picture(pixels, self.size)
+            if pixels is not here:  # decoded elsewhere, or changed
+                here[...] = pixels
         columns = {name: _stacked([row[name] for row in rows]) for name in self.columns}
         return PixelBatch(images, conditions, columns)
 
@@ -127,9 +128,9 @@ class PixelRows:
             row["place"] = int(place)
         return rows
 
-    def _decoded(self, row: Mapping[str, Any]) -> NDArray[np.uint8]:
+    def _decoded(self, row: Mapping[str, Any], into: NDArray[np.uint8] | None = None) -> NDArray[np.uint8]:
         try:
-            return decode_stored(row["image"], row["image_sha256"], row["orientation"])
+            return decode_stored(row["image"], row["image_sha256"], row["orientation"], into)
         except RowError as error:
             reader = self.reader
             name = reader.read(np.array([row["place"]]), [reader.snapshot.table.key]).to_pylist()[0]
@@ -137,9 +138,6 @@ class PixelRows:
                 f"the photograph {name[reader.snapshot.table.key]} of {reader.snapshot.table.uri} cannot be "
                 f"decoded any more ({error}); `orchard repair` says what else is damaged"
             ) from error
-
-    def _frame(self, row: dict[str, Any]) -> FaceFrame:
-        return row_frame(row | {"image": self._decoded(row)}, self.size)
 
 
 @lru_cache

@@ -2,15 +2,16 @@
 
 `decoding.py` looks at every byte of a file of unknown origin. What lies in the lake has been through that and
 its SHA-256 was kept: bytes that are still those need no second inspection. A common JPEG is then decoded by
-OpenCV, which is faster than Pillow and, both being libjpeg-turbo, gives the same pixels.
+simplejpeg, which is faster than Pillow, can write where the pixels are wanted and, both being libjpeg-turbo,
+gives the same pixels.
 """
 
 from __future__ import annotations
 
 import hashlib
 
-import cv2
 import numpy as np
+import simplejpeg
 
 from resources.photos.decoding import decode_upright
 from resources.photos.reasons import Reason, RowError
@@ -21,16 +22,18 @@ _STAND_ALONE = frozenset((0x01, *range(0xD0, 0xD9)))
 _FRAMES = frozenset((0xC0, 0xC1, 0xC2))
 """Markers of a frame's header: baseline, extended sequential, progressive."""
 
-_PLAIN = cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION
 
-
-def decode_stored(data: bytes, sha256: str, orientation: int | None = 1) -> np.ndarray:
+def decode_stored(
+    data: bytes, sha256: str, orientation: int | None = 1, into: np.ndarray | None = None
+) -> np.ndarray:
     """Upright RGB of a photograph of the lake, (height, width, 3) uint8, as `decode_upright` gives it.
 
     Args:
         data: the bytes that were ingested.
         sha256: their hex digest, as the ingest recorded it.
         orientation: the EXIF orientation that the ingest recorded.
+        into: where the pixels are wanted, (height, width, 3) uint8 in one piece. It is what is returned where
+            a common JPEG has just that size, and may have been written into where it is not.
 
     Raises:
         RowError: `undecodable`, where the bytes are no longer those that were ingested.
@@ -38,9 +41,13 @@ def decode_stored(data: bytes, sha256: str, orientation: int | None = 1) -> np.n
     if hashlib.sha256(data).hexdigest() != sha256:
         raise RowError(Reason.UNDECODABLE, f"the bytes are not those that were ingested, SHA-256 {sha256}")
     if orientation in (None, 1) and is_plain_jpeg(data):
-        pixels = cv2.imdecode(np.frombuffer(data, np.uint8), _PLAIN)
-        if pixels is not None:
-            return pixels
+        try:
+            if into is not None and into.shape[:2] == simplejpeg.decode_jpeg_header(data)[:2]:
+                simplejpeg.decode_jpeg(data, buffer=into)
+                return into
+            return simplejpeg.decode_jpeg(data)
+        except ValueError:  # sound, as the ingest saw, but not to every decoder
+            pass
     return decode_upright(data)
 
 

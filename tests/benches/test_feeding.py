@@ -61,9 +61,9 @@ def test_the_bench_runs_and_writes_its_result(tmp_path: Path) -> None:
     code = feeding.main([*sizes, *quick, "--kinds", "threads", "--result", str(result)])
     facts = json.loads(result.read_text())
     assert code == (0 if facts["passed"] else 1)
-    assert len(facts["rows_per_second"]) == 5
+    assert len(facts["rows_per_second"]) == 6
     assert min(facts["rows_per_second"].values()) > 0
-    assert len(facts["processor_ms_per_row"]) == 5
+    assert len(facts["processor_ms_per_row"]) == 6
     assert min(facts["processor_ms_per_row"].values()) > 0
     assert facts["share_of_time_waiting"].pop("readers") == "threads"
     assert all(0 <= share <= 1 for share in facts["share_of_time_waiting"].values())
